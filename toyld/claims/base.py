@@ -1,0 +1,378 @@
+"""What a claim is, and how one is tried: sampled, hunted by an optimiser, refuted in exact arithmetic.
+
+A premise is a map from the unit cube: u ∈ [0, 1]^k ↦ case. One definition then serves numpy sampling, Hypothesis
+(which shrinks u towards 0, the simplest case) and scipy's global optimiser, which hunts counterexamples by minimising
+the margin over u.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = [
+    "Claim",
+    "Counterexample",
+    "Field",
+    "Margin",
+    "Premises",
+    "Result",
+    "Without",
+    "claim",
+    "each",
+    "evaluate",
+    "identity",
+    "registry",
+    "rounding",
+    "shrink",
+    "try_to_break",
+]
+
+Array = Any
+Kind = Literal["theorem", "identity", "trend", "conjecture"]
+Expect = Literal["holds", "refuted", "open"]
+EPS = float(np.finfo(np.float64).eps)
+# Beyond ten bounds a negative margin is a counterexample; between one and ten the arithmetic cannot tell.
+CERTAIN = 10.0
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How far a statement holds: `value` > 0 with room, `bound` > 0 the rounding or sampling error derived for it.
+
+    Arrays of shape (n, ...): the leading axis is the cases; a statement about every class has one entry per class
+    (+inf where it says nothing).
+    """
+
+    value: Array
+    bound: Array
+
+    def score(self) -> np.ndarray:
+        """Worst value in units of its bound, shape (n,); NaN (a broken computation) counts as −inf."""
+        value = np.asarray(self.value, dtype=float)
+        bound = np.broadcast_to(np.asarray(self.bound, dtype=float), value.shape)
+        with np.errstate(over="ignore"):
+            ratio = np.where(np.isposinf(value), np.inf, value / bound)
+        ratio = np.where(np.isnan(ratio), -np.inf, ratio)
+        return ratio.reshape(len(ratio), -1).min(axis=1)
+
+
+def rounding(scale: Array, /) -> Array:
+    """A bound of float64 rounding for a result whose intermediate terms are at most `scale`: 64 ε·scale.
+
+    64: some thirty correctly rounded operations (exp, log1p, a pairwise sum) of half an ulp each, doubled twice.
+    """
+    return 64.0 * EPS * np.asarray(scale) + np.finfo(np.float64).tiny
+
+
+def identity(lhs: Array, rhs: Array, scale: Array, /) -> Margin:
+    """lhs = rhs up to rounding of terms of size `scale`: value = bound − |lhs − rhs|."""
+    bound = rounding(scale)
+    return Margin(bound - np.abs(np.asarray(lhs) - np.asarray(rhs)), bound)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named input of a check: how many unit coordinates it takes at V classes, and its value from them.
+
+    `decode(u, V, case)` gets u of shape (n, width(V)) and the fields decoded before it.
+    """
+
+    width: Callable[[int], int]
+    decode: Callable[[np.ndarray, int, Mapping[str, Array]], Array]
+
+
+@dataclass(frozen=True)
+class Premises:
+    """Named fields, the vocabulary sizes to try, and `where`: the premise as a mask over cases."""
+
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    sizes: tuple[int, ...] = (2, 3, 4, 8, 50)
+    where: Callable[..., Array] | None = None
+
+    def width(self, size: int) -> int:
+        """Number of unit coordinates of a case with `size` classes."""
+        return sum(f.width(size) for f in self.fields.values())
+
+    def decode(self, u: np.ndarray, size: int) -> tuple[dict[str, Array], np.ndarray]:
+        """Cases from unit coordinates (n, width): the arguments of the check, and which satisfy the premise."""
+        case: dict[str, Array] = {}
+        start = 0
+        for name, f in self.fields.items():
+            stop = start + f.width(size)
+            case[name] = f.decode(u[:, start:stop], size, case)
+            start = stop
+        keep = np.ones(len(u), dtype=bool) if self.where is None else np.asarray(self.where(**case))
+        return case, keep
+
+    def sample(self, rng: np.random.Generator, n: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(size, unit coordinates) batches, about n cases in all; one coordinate in fifty sits on an edge."""
+        for size in self.sizes:
+            u = rng.random((max(1, n // len(self.sizes)), self.width(size)))
+            edge = rng.random(u.shape)
+            u = np.where(edge < 0.01, 0.0, np.where(edge > 0.99, 1.0, u))
+            yield size, u
+
+    def strategy(self) -> Any:
+        """Hypothesis strategy of (size, u); it shrinks to few classes and to u = 0."""
+        from hypothesis import strategies as st
+
+        def coordinates(size: int) -> Any:
+            k = self.width(size)
+            return st.tuples(st.just(size), st.lists(st.floats(0.0, 1.0), min_size=k, max_size=k))
+
+        return st.sampled_from(self.sizes).flatmap(coordinates)
+
+
+@dataclass(frozen=True)
+class Without:
+    """The same check with one premise dropped: a counterexample must turn up, or the check has no teeth."""
+
+    dropped: str
+    premises: Premises
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A refutation in exact rationals. `margin` evaluates it in ball arithmetic: an arb that is certainly < 0."""
+
+    case: Mapping[str, Any]
+    margin: Callable[..., Any]
+    note: str = ""
+
+    def certified(self) -> bool:
+        """True if the ball of the margin lies wholly below zero."""
+        return bool(self.margin(**self.case) < 0)
+
+    def floats(self) -> dict[str, Array]:
+        """The same case as a batch of one for the float check (a probability vector `p` becomes logits `z`)."""
+        out: dict[str, Array] = {}
+        for name, value in self.case.items():
+            a = np.asarray([[float(x) for x in value]] if isinstance(value, tuple) else [value])
+            a = a if a.dtype.kind in "iu" else a.astype(float)
+            if name == "p":
+                name, a = "z", np.log(a)
+            out[name] = a
+        return out
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of the theory, with everything needed to try it (see CONTRIBUTING.md)."""
+
+    id: str
+    statement: str
+    source: str
+    kind: Kind
+    check: Callable[..., Margin]
+    premises: Premises
+    expect: Expect = "holds"
+    about: Literal["step", "run"] = "step"
+    rungs: tuple[str, ...] = ("softmax",)
+    proof: str = ""
+    without: Without | None = None
+    counterexample: Counterexample | None = None
+    instead: str | None = None
+    cost: int = 1  # a dear check gets examples // cost cases
+
+
+registry: dict[str, Claim] = {}
+
+
+def claim(id: str, statement: str, *, source: str, kind: Kind, premises: Premises, **rest: Any) -> Callable[..., Claim]:
+    """Decorator: the function below is the check of this claim; the claim joins the registry.
+
+    The check gets the fields of `premises` by name, batched over a leading axis, and returns a `Margin`.
+    """
+
+    def register(check: Callable[..., Margin]) -> Claim:
+        if id in registry:
+            msg = f"claim id {id!r} is taken; expected a new one"
+            raise ValueError(msg)
+        registry[id] = Claim(id, statement, source, kind, check, premises, **rest)
+        return registry[id]
+
+    return register
+
+
+def each(check: Callable[..., Margin]) -> Callable[..., Margin]:
+    """A check written for a single case, run case by case (ODEs, autograd)."""
+
+    def batched(**case: Array) -> Margin:
+        n = len(next(iter(case.values())))
+        margins = [check(**{name: a[i] for name, a in case.items()}) for i in range(n)]
+        value = np.stack([np.asarray(m.value, dtype=float).ravel() for m in margins])
+        bound = np.stack(
+            [np.broadcast_to(np.asarray(m.bound, dtype=float), np.shape(m.value)).ravel() for m in margins]
+        )
+        return Margin(value, bound)
+
+    return batched
+
+
+@dataclass(frozen=True)
+class Result:
+    """What trying a claim gave: `verdict` in its `expect`'s words or `undecided`, and the worst case met."""
+
+    claim: Claim
+    verdict: Literal["holds", "refuted", "open", "undecided"]
+    cases: int
+    worst: float
+    case: dict[str, Any] | None
+    why: str = ""
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the verdict is the one that we assert."""
+        return self.verdict == self.claim.expect
+
+
+@dataclass(frozen=True)
+class _Attack:
+    cases: int
+    worst: float
+    size: int
+    u: np.ndarray | None
+
+
+def _scores(check: Callable[..., Margin], premises: Premises, u: np.ndarray, size: int) -> np.ndarray:
+    """Scores (n,) of unit coordinates; +inf where the premise does not hold."""
+    case, keep = premises.decode(u, size)
+    out = np.full(len(u), np.inf)
+    if keep.any():
+        if case:
+            case = {name: a[keep] for name, a in case.items()}
+        out[keep] = check(**case).score()
+    return out
+
+
+def try_to_break(
+    check: Callable[..., Margin], premises: Premises, *, examples: int, seed: int, cost: int = 1
+) -> _Attack:
+    """Look for the smallest score: by sampling, then, if nothing broke, by differential evolution at each size.
+
+    Returns the number of cases that satisfied the premise, the worst score and its coordinates. Stops at the first
+    certain counterexample.
+    """
+    from scipy.optimize import differential_evolution
+
+    rng = np.random.default_rng(seed)
+    cases, worst, at, where = 0, np.inf, None, premises.sizes[0]
+
+    def note(scores: np.ndarray, u: np.ndarray, size: int) -> None:
+        nonlocal cases, worst, at, where
+        cases += int(np.sum(scores < np.inf)) + int(np.sum(np.isposinf(scores) & _kept(u, size)))
+        i = int(np.argmin(scores))
+        if scores[i] < worst:
+            worst, at, where = float(scores[i]), u[i], size
+
+    def _kept(u: np.ndarray, size: int) -> np.ndarray:
+        return premises.decode(u, size)[1]
+
+    if not premises.fields:  # a statement about one fixed case
+        scores = check().score()
+        return _Attack(len(scores), float(scores.min()), 0, None)
+    for size, u in premises.sample(rng, max(1, examples // cost)):
+        for part in np.array_split(u, max(1, len(u) * (size + 8) // 2_000_000 + 1)):
+            note(_scores(check, premises, part, size), part, size)
+    for size in [] if cost > 20 else premises.sizes[:3]:
+        if worst < -CERTAIN:
+            break
+
+        def objective(x: np.ndarray, size: int = size) -> np.ndarray:
+            u = np.clip(np.atleast_2d(x.T), 0.0, 1.0)
+            scores = _scores(check, premises, u, size)
+            note(scores, u, size)
+            scores = np.clip(scores, -1e300, 1e300)
+            return np.sign(scores) * np.log1p(np.abs(scores))  # margins span twenty decades
+
+        k = premises.width(size)
+        differential_evolution(
+            objective,
+            [(0.0, 1.0)] * k,
+            maxiter=max(4, 60 // cost),
+            popsize=max(2, 40 // k),
+            tol=0.0,
+            vectorized=True,
+            updating="deferred",
+            polish=False,
+            rng=rng,
+            callback=lambda intermediate_result: worst < -CERTAIN,
+        )
+    return _Attack(cases, worst, where, at)
+
+
+def shrink(check: Callable[..., Margin], premises: Premises, *, seed: int = 0) -> dict[str, Any] | None:
+    """The simplest counterexample Hypothesis can find and shrink to, as the arguments of the check; None if none."""
+    from hypothesis import HealthCheck, Phase, find, settings
+    from hypothesis.errors import NoSuchExample
+
+    def breaks(drawn: Any) -> bool:
+        size, u = drawn
+        return bool(_scores(check, premises, np.asarray([u], dtype=float).reshape(1, -1), size)[0] < -CERTAIN)
+
+    rules = settings(
+        max_examples=2000,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        size, u = find(premises.strategy(), breaks, settings=rules)
+    except NoSuchExample:
+        return None
+    return premises.decode(np.asarray([u], dtype=float).reshape(1, -1), size)[0]
+
+
+def _seed(id: str, seed: int, what: str) -> int:
+    return zlib.crc32(f"{id}/{what}/{seed}".encode())
+
+
+def evaluate(claim: Claim, /, *, examples: int = 2000, seed: int = 0) -> Result:
+    """Try a step claim on about `examples` sampled cases, then hunt; refuted claims must show their certificate.
+
+    Verdicts: *holds* if every case has value ≥ −bound; *refuted* if one has value < −10·bound and, for a claim we
+    assert to be refuted, its stored counterexample is certified; *open* for a survived claim whose truth is not
+    known; *undecided* in between, when no case met the premise, or when a dropped premise made no difference.
+    """
+    attack = try_to_break(
+        claim.check, claim.premises, examples=examples, seed=_seed(claim.id, seed, "try"), cost=claim.cost
+    )
+    case = None
+    if attack.u is not None:
+        decoded, _ = claim.premises.decode(attack.u[None], attack.size)
+        case = {name: np.asarray(a)[0].tolist() for name, a in decoded.items()}
+
+    def result(verdict: Any, why: str = "") -> Result:
+        return Result(claim, verdict, attack.cases, attack.worst, case, why)
+
+    if claim.expect == "refuted":
+        stored = claim.counterexample
+        if stored is None or not stored.certified():
+            return result("undecided", "no certified counterexample")
+        if stored.margin is not None and claim.check(**stored.floats()).score()[0] >= -CERTAIN:
+            return result("undecided", "the float check does not see the certified counterexample")
+        return result("refuted")
+    if attack.cases == 0:
+        return result("undecided", "no case met the premise")
+    if attack.worst < -CERTAIN:
+        return result("refuted", "a counterexample was found")
+    if attack.worst < -1.0:
+        return result("undecided", "a case within ten error bounds of failing")
+    if claim.without is not None:
+        teeth = try_to_break(
+            claim.check,
+            claim.without.premises,
+            examples=examples,
+            seed=_seed(claim.id, seed, "without"),
+            cost=claim.cost,
+        )
+        if teeth.worst >= -CERTAIN:
+            return result("undecided", f"no teeth: it also survives without {claim.without.dropped!r}")
+    return result("open" if claim.expect == "open" else "holds")

@@ -1,0 +1,184 @@
+"""The command line: plain functions with a parser around them.
+
+Exit 0: done and every check held. 1: a check failed. 2: bad input, in one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+__all__ = ["claims", "figures", "guard", "main", "step"]
+
+
+def claims(
+    globs: Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    rung: str | None = None,
+    examples: int = 2000,
+    seed: int | Literal["random"] = 0,
+    json: Path | None = None,
+) -> int:
+    """Try the claims and print the scoreboard: what holds, what is refuted, and how well it was tested.
+
+    Args:
+        globs: Claim ids or globs such as 'squeeze.*' (all by default).
+        rung: Only this rung of the ladder.
+        examples: Sampled cases per claim; an optimiser then hunts for counterexamples.
+        seed: A number, or "random" to explore (the seed is printed).
+        json: Also write the board to this file.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from toyld import scoreboard
+    from toyld.claims import select
+
+    if examples < 1:
+        msg = f"--examples: expected at least 1, got {examples}"
+        raise ValueError(msg)
+    if json is not None and not json.absolute().parent.is_dir():
+        msg = f"--json: expected a file in an existing folder, got {json}"
+        raise ValueError(msg)
+    if seed == "random":
+        seed = int.from_bytes(os.urandom(4), "big")
+    chosen = select(globs)
+    errors = Console(stderr=True)
+    rows = list(
+        track(
+            scoreboard.score(chosen, rung=rung, examples=examples, seed=seed),
+            total=sum(rung is None or rung in c.rungs for c in chosen),
+            description="trying claims",
+            console=errors,
+            disable=not errors.is_terminal,
+            transient=True,
+        )
+    )
+    Console(width=None if sys.stdout.isatty() else 160).print(scoreboard.table(rows))
+    print(f"seed {seed}, {examples} examples a claim")
+    if json is not None:
+        _write_json(json, {"schema": scoreboard.SCHEMA, "seed": seed, "examples": examples, "claims": rows})
+    surprises = [r for r in rows if r["verdict"] not in (r["expect"], "not run")]
+    for r in surprises:
+        why = "; ".join(c["why"] for c in r["cells"].values() if c.get("why"))
+        print(f"{r['id']}: expected {r['expect']}, got {r['verdict']} ({why})", file=sys.stderr)
+    return 1 if surprises else 0
+
+
+def step(
+    *,
+    logits: tuple[float, ...] | None = None,
+    probs: tuple[float, ...] | None = None,
+    label: int,
+    s: float = 1.0,
+    c: float = -1.0,
+) -> int:
+    """One update of one softmax, class by class: who gains, who loses, where the threshold lies.
+
+    Args:
+        logits: The logits z, one per class.
+        probs: Or the probabilities π, one per class.
+        label: The class whose log-probability is pushed, counted from 0.
+        s: Effective step η‖x‖².
+        c: Coefficient: 1 pulls the label up (SFT), −1 pushes it down (negative gradient).
+    """
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from toyld import checked, softmax
+
+    if (logits is None) == (probs is None):
+        msg = "expected one of --logits and --probs, got " + ("neither" if logits is None else "both")
+        raise checked.BadInput(msg)
+    if logits is not None:
+        z = checked.logits(np.asarray(logits, dtype=float), name="--logits")
+    else:
+        z = np.log(checked.probabilities(np.asarray(probs, dtype=float), name="--probs"))
+    checked.labels(label, z, name="--label")
+    checked.positive(s, name="--s")
+    if not np.isfinite(c) or c == 0:
+        msg = f"--c: expected a finite number other than 0, got {c}"
+        raise checked.BadInput(msg)
+    p, change = softmax.softmax(z), softmax.log_alpha(z, label, s=s, c=c)
+    out = Table(box=None, pad_edge=False)
+    for name in ("class", "before", "after", "log ratio", ""):
+        out.add_column(name, justify="left" if name == "" else "right")
+    star = int(softmax.runner_up(z, label))
+    for i in range(len(z)):
+        role = "label" if i == label else "largest other" if i == star else ""
+        after = float(np.exp(softmax.log_softmax(z)[i] + change[i]))
+        out.add_row(str(i), f"{p[i]:.4f}", f"{after:.4f}", f"{change[i]:+.4f}", role)
+    Console().print(out)
+    if c < 0:
+        strength = -c * s
+        tau, limit = softmax.threshold(z, label, s=strength), softmax.threshold_limit(z, label)
+        share = softmax.squeezing_ratio(z, label, s=strength)
+        depth = softmax.valley_depth(z, label)
+        print(f"τ = {tau:.4f}: other classes above it gain, those below lose (→ {limit:.4f} as s → 0)")
+        print(f"the largest other class gains {share:.2f} per unit of mass taken from the label")
+        print(f"the label is {'a valley: entropy falls' if depth >= 0 else 'no valley'} (−log π − H = {depth:+.4f})")
+    return 0
+
+
+def figures(
+    *,
+    list: bool = False,
+    only: Annotated[tuple[str, ...], arg(metavar="GLOB…")] = (),
+    size: Literal["smoke", "paper"] = "paper",
+    out: Path = Path("figures"),
+    format: str = "png,svg",
+    check: bool = False,
+    from_data: bool = False,
+) -> int:
+    """Draw the figures: SLUG.png, SLUG.svg, SLUG.csv (the data) and SLUG.json (how it was made).
+
+    Args:
+        list: Only list them: slug, figure of the paper, title.
+        only: Slugs or globs.
+        size: "smoke" is small and quick, "paper" the full size.
+        out: Folder to write to.
+        format: Picture formats, separated by commas.
+        check: Assert each caption's claim on the data; exit 1 if one fails.
+        from_data: Redraw from the CSV files in the folder, computing nothing.
+    """
+    from toyld.figures import main as render
+
+    return render(list=list, only=only, size=size, out=out, format=format, check=check, from_data=from_data)
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `toyld`."""
+    app = tyro.extras.SubcommandApp()
+    for command in (claims, figures, step):
+        app.command(command)
+    sys.exit(
+        guard(
+            lambda: app.cli(prog="toyld", args=arguments, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+        )
+    )
+
+
+def guard(run: Callable[[], int | None]) -> int:
+    """Run a command; bad input becomes one line on stderr and exit code 2."""
+    try:
+        return int(run() or 0)
+    except (ValueError, OSError) as bad:
+        if os.environ.get("TOYLD_DEBUG"):
+            raise
+        print("toyld: " + " ".join(str(bad).split()), file=sys.stderr)
+        return 2

@@ -1,0 +1,399 @@
+"""One softmax, one update: the closed forms behind Δlog π = −η·A·K·G when K = ‖x‖² I.
+
+Logits z have shape (..., V) and any leading axes are a batch; a label y is an integer or an integer array of shape
+(...); a step s = η‖x‖² is a number or an array of shape (...). A coefficient c scales the residual, c > 0 pulls the
+label up (SFT has c = 1) and c < 0 pushes it down (the *negative gradient*, c = −1):
+
+    z' = z − s c (π − e_y),        π = softmax(z).
+
+Everything is a pure function on arrays of the caller's own library (numpy, torch with gradients, any array-API
+namespace) and works in log space: probabilities of 1e-300 and logits of ±1e4 give finite, correctly signed answers
+to 1e-12 relative in float64, except where a docstring says that the quantity itself is ill-conditioned. Input is
+assumed valid; `toyld.checked` validates at the door. Lemma and claim numbers refer to Ren & Sutherland, *Learning
+Dynamics of LLM Finetuning* (ICLR 2025), T-numbers to the theorems of `toyld.claims.squeeze`.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+from array_api_compat import array_namespace, device
+
+__all__ = [
+    "alpha",
+    "break_even",
+    "displacement",
+    "entropy",
+    "entropy_rate",
+    "flow",
+    "jacobian",
+    "log_alpha",
+    "log_not",
+    "log_softmax",
+    "one_hot",
+    "pair_residual",
+    "residual",
+    "runner_up",
+    "safe_step",
+    "sam_step",
+    "softmax",
+    "squeezing_ratio",
+    "step",
+    "taylor_radius",
+    "threshold",
+    "threshold_limit",
+    "valley_depth",
+    "water_filling",
+    "winners",
+]
+
+Array = Any
+
+
+def _col(a: Any, /) -> Any:
+    """A per-context number as a column that broadcasts against (..., V)."""
+    return a[..., None] if getattr(a, "ndim", 0) else a
+
+
+def one_hot(z: Array, y: Any, /) -> Array:
+    """Boolean mask (..., V) of the label: e_y.
+
+    >>> import numpy as np
+    >>> one_hot(np.zeros(3), 1)
+    array([False,  True, False])
+    """
+    xp = array_namespace(z)
+    classes = xp.arange(z.shape[-1], device=device(z))
+    return classes == _col(y)
+
+
+def _parts(xp: ModuleType, z: Array) -> tuple[Array, Array, Array, Array]:
+    """(mask of the largest logit, max z, z − max z, Σ over the *other* classes of e^{z − max z}).
+
+    Leaving the largest class out of the sum is what keeps log π and 1 − π exact near certainty.
+    """
+    top = one_hot(z, xp.argmax(z, axis=-1))
+    largest = xp.sum(xp.where(top, z, xp.zeros_like(z)), axis=-1, keepdims=True)
+    shifted = z - largest
+    rest = xp.sum(xp.where(top, xp.zeros_like(z), xp.exp(shifted)), axis=-1, keepdims=True)
+    return top, largest, shifted, rest
+
+
+def _logsumexp(xp: ModuleType, z: Array) -> Array:
+    """log Σ e^z over the last axis, shape (...)."""
+    _, largest, _, rest = _parts(xp, z)
+    return (largest + xp.log1p(rest))[..., 0]
+
+
+def log_softmax(z: Array, /) -> Array:
+    """log π (..., V) in nats; exact to rounding also for the near-certain class.
+
+    >>> import numpy as np
+    >>> float(log_softmax(np.array([40.0, 0.0]))[0])  # not 0
+    -4.248354255291589e-18
+    """
+    xp = array_namespace(z)
+    _, _, shifted, rest = _parts(xp, z)
+    return shifted - xp.log1p(rest)
+
+
+def softmax(z: Array, /) -> Array:
+    """π = softmax(z), shape (..., V)."""
+    xp = array_namespace(z)
+    return xp.exp(log_softmax(z))
+
+
+def log_not(z: Array, y: Any, /) -> Array:
+    """log(1 − π_y), shape (...), in nats: the log of what the *other* classes hold.
+
+    >>> import numpy as np
+    >>> float(log_not(np.array([800.0, 0.0]), 0))
+    -800.0
+    """
+    xp = array_namespace(z)
+    top, _, shifted, rest = _parts(xp, z)
+    label = one_hot(z, y)
+    p_y = xp.sum(xp.where(label & ~top, xp.exp(shifted), xp.zeros_like(z)), axis=-1) / (1.0 + rest[..., 0])
+    # In log space, since the other classes may hold less than the smallest float; exactly one class is left out.
+    second = _logsumexp(xp, xp.where(top, xp.full_like(z, -xp.inf), shifted))
+    return xp.where(xp.any(label & top, axis=-1), second - xp.log1p(rest[..., 0]), xp.log1p(-p_y))
+
+
+def jacobian(z: Array, /) -> Array:
+    """A = ∂log π/∂z = I − 1πᵀ, shape (..., V, V) (§2, Eq. 3).
+
+    A is the projection that removes the π-weighted mean: A² = A, A1 = 0, πᵀA = 0.
+
+    >>> import numpy as np
+    >>> jacobian(np.zeros(2))
+    array([[ 0.5, -0.5],
+           [-0.5,  0.5]])
+    """
+    xp = array_namespace(z)
+    size = z.shape[-1]
+    return xp.eye(size, dtype=z.dtype, device=device(z)) - softmax(z)[..., None, :]
+
+
+def residual(z: Array, y: Any, /, *, c: Any = 1.0) -> Array:
+    """G = c (π − e_y), shape (..., V): the gradient of −c log π_y in z (§3.1, Eq. 5).
+
+    The label's own entry is −c(1 − π_y) without cancellation.
+
+    >>> import numpy as np
+    >>> residual(np.zeros(4), 0)
+    array([-0.75,  0.25,  0.25,  0.25])
+    """
+    xp = array_namespace(z)
+    own = xp.exp(log_not(z, y))[..., None]
+    return _col(c) * xp.where(one_hot(z, y), -own, softmax(z))
+
+
+def pair_residual(z: Array, y_plus: Any, y_minus: Any, /, *, c_plus: Any = 1.0, c_minus: Any = -1.0) -> Array:
+    """c₊(π − e₊) + c₋(π − e₋), shape (..., V): a preference pair at one shared context.
+
+    With c₊ = −c₋ (DPO) the two π-terms cancel exactly and only the two labels move (theorem T10).
+
+    >>> import numpy as np
+    >>> pair_residual(np.zeros(3), 0, 2)
+    array([-1.,  0.,  1.])
+    """
+    xp = array_namespace(z)
+    zero = xp.zeros_like(z)
+    plus = xp.where(one_hot(z, y_plus), zero + _col(c_plus), zero)
+    minus = xp.where(one_hot(z, y_minus), zero + _col(c_minus), zero)
+    return _col(c_plus + c_minus) * softmax(z) - plus - minus
+
+
+def step(z: Array, g: Array, /, *, s: Any) -> Array:
+    """One update z' = z − s g, for a residual g (..., V) and a step s = η‖x‖².
+
+    >>> import numpy as np
+    >>> z = np.log([0.70, 0.20, 0.08, 0.02])
+    >>> softmax(step(z, residual(z, 3, c=-1.0), s=1.0)).round(4)
+    array([0.8064, 0.1397, 0.0496, 0.0043])
+    """
+    return z - _col(s) * g
+
+
+def displacement(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
+    """Δz = −s c (π − e_y), shape (..., V); by default the negative gradient."""
+    return -_col(s) * residual(z, y, c=c)
+
+
+def _cgf(xp: ModuleType, logp: Array, d: Array) -> Array:
+    """log Σ_j p_j e^{d_j} (...), relative accuracy kept when it is tiny.
+
+    1 + Σ p expm1(d) is exact to rounding while it stays above ½ and finite; logsumexp serves the rest.
+    """
+    huge = d > 600.0
+    near = xp.sum(xp.exp(logp) * xp.expm1(xp.where(huge, xp.zeros_like(d), d)), axis=-1)
+    fits = (near > -0.5) & ~xp.any(huge, axis=-1)
+    return xp.where(fits, xp.log1p(xp.where(fits, near, xp.zeros_like(near))), _logsumexp(xp, logp + d))
+
+
+def runner_up(z: Array, y: Any, /) -> Array:
+    """y* = argmax_{j ≠ y} π_j, shape (...): where the squeezed mass goes (Claim 2).
+
+    >>> import numpy as np
+    >>> int(runner_up(np.array([2.0, 1.0, 0.0]), 0))
+    1
+    """
+    xp = array_namespace(z)
+    return xp.argmax(xp.where(one_hot(z, y), xp.full_like(z, -xp.inf), z), axis=-1)
+
+
+def log_alpha(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
+    """log α_i = log(π'_i/π_i), shape (..., V), nats (Lemma 1): α_i = 1/Σ_j π_j e^{Δz_j − Δz_i}.
+
+    The entries of y and of y* are computed against themselves, where every term of the sum has one sign, so their
+    sign is exact (Claims 1, 2). The others change sign at the threshold τ(s) and are ill-conditioned there.
+
+    >>> import numpy as np
+    >>> log_alpha(np.log([0.70, 0.20, 0.08, 0.02]), 3, s=1.0).round(4)
+    array([ 0.1415, -0.3585, -0.4785, -1.5385])
+    """
+    xp = array_namespace(z)
+    logp, d = log_softmax(z), displacement(z, y, s=s, c=c)
+    out = d - _cgf(xp, logp, d)[..., None]
+    for i in (y, runner_up(z, y)):
+        at = one_hot(z, i)
+        own = xp.sum(xp.where(at, d, xp.zeros_like(d)), axis=-1, keepdims=True)
+        out = xp.where(at, -_cgf(xp, logp, d - own)[..., None], out)
+    return out
+
+
+def alpha(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
+    """α_i = π'_i/π_i, shape (..., V) (Lemma 1). Prefer `log_alpha` for signs: float64 rounds α_{y*} to 1."""
+    xp = array_namespace(z)
+    return xp.exp(log_alpha(z, y, s=s, c=c))
+
+
+def threshold(z: Array, y: Any, /, *, s: Any) -> Array:
+    """τ(s) = (1/s) log Σ_j π_j e^{s(π_j − 1[j=y])}, shape (...), for s > 0 (T1).
+
+    After a negative step on y the classes i ≠ y with π_i > τ(s) gain and those with π_i < τ(s) lose.
+
+    >>> import numpy as np
+    >>> float(threshold(np.log([0.70, 0.20, 0.08, 0.02]), 3, s=1.0).round(4))
+    0.5585
+    """
+    xp = array_namespace(z)
+    return _cgf(xp, log_softmax(z), displacement(z, y, s=s)) / s
+
+
+def threshold_limit(z: Array, y: Any, /) -> Array:
+    """τ(0+) = ‖π‖² − π_y, shape (...) (T2): above it a class gains to first order. Cancels where it is near 0.
+
+    >>> import numpy as np
+    >>> round(float(threshold_limit(np.log([0.70, 0.20, 0.08, 0.02]), 3)), 4)
+    0.5168
+    """
+    xp = array_namespace(z)
+    return xp.sum(softmax(z) * residual(z, y), axis=-1)
+
+
+def winners(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
+    """Boolean (..., V): the classes with α_i > 1.
+
+    >>> import numpy as np
+    >>> winners(np.log([0.70, 0.20, 0.08, 0.02]), 3, s=1.0)
+    array([ True, False, False, False])
+    """
+    return log_alpha(z, y, s=s, c=c) > 0.0
+
+
+def break_even(z: Array, q: Array, /) -> Array:
+    """E_{y∼q}[τ(0+)] = ‖π‖² − ⟨q, π⟩, shape (...) (T7): 0 on-policy, ‖π‖² − 1/V for uniform labels."""
+    xp = array_namespace(z)
+    p = softmax(z)
+    return xp.sum(p * (p - q), axis=-1)
+
+
+def entropy(z: Array, /) -> Array:
+    """H(π) = −Σ π log π, shape (...), nats.
+
+    >>> import numpy as np
+    >>> round(float(entropy(np.zeros(4))), 4)  # log 4
+    1.3863
+    """
+    xp = array_namespace(z)
+    logp = log_softmax(z)
+    p = xp.exp(logp)
+    return -xp.sum(p * xp.where(p > 0.0, logp, xp.zeros_like(logp)), axis=-1)
+
+
+def entropy_rate(z: Array, v: Array, /) -> Array:
+    """dH/dε at z + εv: −Cov_π(log π, v), shape (...) (T6; Cui et al. 2025). v has the shape of z."""
+    xp = array_namespace(z)
+    logp = log_softmax(z)
+    p = xp.exp(logp)
+    centred = xp.where(p > 0.0, logp, xp.zeros_like(logp)) + entropy(z)[..., None]
+    return -xp.sum(p * centred * (v - xp.sum(p * v, axis=-1, keepdims=True)), axis=-1)
+
+
+def valley_depth(z: Array, y: Any, /) -> Array:
+    """−log π_y − H(π), shape (...), nats (T6). At 0 or above, y is a *valley* and pushing it down lowers H."""
+    xp = array_namespace(z)
+    logp = log_softmax(z)
+    own = xp.sum(xp.where(one_hot(z, y), logp, xp.zeros_like(logp)), axis=-1)
+    return -own - entropy(z)
+
+
+def squeezing_ratio(z: Array, y: Any, /, *, s: Any) -> Array:
+    """ρ = Δπ_{y*}/|Δπ_y| after a negative step on y, shape (...) (T12): the mass y* gets per unit taken from y.
+
+    >>> import numpy as np
+    >>> q = np.array([0.7, 0.2, 0.1])
+    >>> [round(float(squeezing_ratio(np.log([*((1 - p) * q), p]), 3, s=0.5)), 2) for p in (0.001, 0.05, 0.4)]
+    [98.42, 2.63, 0.92]
+    """
+    xp = array_namespace(z)
+    logp, change = log_softmax(z), log_alpha(z, y, s=s)
+    zero = xp.zeros_like(z)
+    own, star = one_hot(z, y), one_hot(z, runner_up(z, y))
+
+    def pick(at: Array, a: Array) -> Array:
+        return xp.sum(xp.where(at, a, zero), axis=-1)
+
+    odds = xp.exp(pick(star, logp) - pick(own, logp))
+    return odds * xp.expm1(pick(star, change)) / -xp.expm1(pick(own, change))
+
+
+def taylor_radius(v: Array, /) -> Array:
+    """π/(max v − min v), shape (...): log Σ e^{z + εv} is analytic for |ε| below it, at every z.
+
+    A lower bound of the radius of convergence, not a promise that first order is good there
+    (Sao 2026, arXiv 2603.13552; T11).
+    """
+    xp = array_namespace(v)
+    return math.pi / (xp.max(v, axis=-1) - xp.min(v, axis=-1))
+
+
+def safe_step(z: Array, y: Any, /) -> Array:
+    """π/(1 + π_{y*} − π_y), shape (...): the Taylor radius of a negative step on y (T11), never below π/2.
+
+    >>> import numpy as np
+    >>> float(safe_step(np.zeros(2), 0)) == np.pi
+    True
+    """
+    return taylor_radius(residual(z, y))
+
+
+def sam_step(z: Array, y: Any, /, *, s: Any, rho: Any, c: Any = -1.0) -> Array:
+    """One logits-SAM update, shape (..., V): the residual taken at z̃ = z + ρ G/‖G‖, G = c(π − e_y).
+
+    ρ > 0 always climbs the loss that the step descends (Luo et al., ICLR 2026, arXiv 2603.18258, with ‖x‖ = 1).
+    """
+    xp = array_namespace(z)
+    g = residual(z, y, c=c)
+    norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
+    return step(z, residual(z + _col(rho) * g / norm, y, c=c), s=s)
+
+
+def water_filling(mu: Array, reward: Array, /, *, baseline: Any) -> Array:
+    """AsymRE's limit law, shape (..., V): [μ(r − b) − λ]₊/(E_μ r − b), for b < E_μ r (2506.20520, Thm 4.2).
+
+    The gradient flow of Σ μ(y)(r(y) − b) log π(y) ends there from every start; λ normalises.
+
+    >>> import numpy as np
+    >>> water_filling(np.full(4, 0.25), np.array([1.0, 0.0, 0.0, 0.0]), baseline=0.0)
+    array([1., 0., 0., 0.])
+    """
+    xp = array_namespace(mu, reward)
+    w = mu * (reward - _col(baseline))
+    total = xp.sum(w, axis=-1, keepdims=True)
+    falling = xp.flip(xp.sort(w, axis=-1), axis=-1)
+    count = xp.astype(xp.arange(1, w.shape[-1] + 1, device=device(w)), w.dtype)
+    level = (xp.cumulative_sum(falling, axis=-1) - total) / count
+    inside = xp.sum(xp.astype(falling > level, w.dtype), axis=-1, keepdims=True)
+    lam = xp.sum(xp.where(count == inside, level, xp.zeros_like(level)), axis=-1, keepdims=True)
+    return xp.where(w > lam, (w - lam) / total, xp.zeros_like(w))
+
+
+def flow(z: Any, y: int, /, *, times: Any, c: float = -1.0, rtol: float = 1e-10) -> Any:
+    """Gradient flow dz/dt = −c(π − e_y) from one start z (V,), numpy only; returns z(t), shape (T, V).
+
+    `times` increases from ≥ 0; t is s summed over infinitely small steps. Stiff solver (scipy's LSODA), local error
+    `rtol`. Σz is conserved.
+
+    Raises:
+        RuntimeError: the solver gave up (its own message).
+    """
+    import numpy as np
+    from scipy.integrate import solve_ivp
+
+    times = np.asarray(times, dtype=float)
+    run = solve_ivp(
+        lambda _, at: -residual(at, y, c=c),
+        (0.0, float(times[-1])),
+        np.asarray(z, dtype=float),
+        method="LSODA",
+        t_eval=times,
+        rtol=rtol,
+        atol=rtol,
+    )
+    if not run.success:
+        raise RuntimeError(run.message)
+    return run.y.T
