@@ -28,7 +28,7 @@ __all__ = [
     "select",
 ]
 
-_TOOLS = {"base", "spaces", "exact"}
+_TOOLS = {"base", "exact", "spaces", "tools"}
 
 
 def every() -> dict[str, Claim]:

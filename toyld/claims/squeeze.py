@@ -15,36 +15,9 @@ from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
 from toyld.claims.spaces import label, logits, negative_step, other_label, real, step_size
+from toyld.claims.tools import PAPER, THREE_OR_MORE, at, least, others, realised, span
 
 Array = Any
-PAPER = "Ren & Sutherland 2025"
-THREE_OR_MORE = (3, 4, 8, 50)
-
-
-def at(a: Array, i: Array, /) -> Array:
-    """a[..., i] for a batch of labels."""
-    return np.take_along_axis(a, np.asarray(i)[..., None], axis=-1)[..., 0]
-
-
-def others(z: Array, *labels: Array) -> Array:
-    """Mask (n, V) of the classes that are none of the labels."""
-    mask = np.ones(z.shape, dtype=bool)
-    for y in labels:
-        mask &= ~sm.one_hot(z, y)
-    return mask
-
-
-def realised(z: Array, y: Array, s: Array, c: Any = -1.0) -> Array:
-    """log p' − log p (n, V) of an update really taken: not the closed form that the claims are about."""
-    return sm.log_softmax(sm.step(z, sm.residual(z, y, c=c), s=s)) - sm.log_softmax(z)
-
-
-def span(z: Array, s: Array, *logs: Array) -> Array:
-    """Size (n, 1) of the numbers that a log-ratio is made of, for its rounding bound."""
-    largest = 1.0 + s + np.max(np.abs(z), axis=-1)
-    for a in logs:
-        largest = largest + np.max(np.abs(a), axis=-1)
-    return largest[..., None]
 
 
 @claim(
@@ -192,10 +165,8 @@ def nobody_else_loses(z: Array, y: Array, s: Array) -> Margin:
     premises=negative_step(where=lambda z, y, s: sm.threshold_limit(z, y) <= 0.0),
     proof="True to first order only: τ(s) grows with s (T4) and passes min p_i.",
     counterexample=Counterexample(
-        {"p": (Fraction(1, 2), Fraction(3, 8), Fraction(1, 8)), "y": 0, "s": Fraction(4)},
-        margin=lambda p, y, s: min(
-            (a for i, a in enumerate(exact.log_alphas(p, y, s)) if i != y), key=lambda a: float(a.mid())
-        ),
+        {"p": (Fraction(2, 5), Fraction(2, 5), Fraction(1, 5)), "y": 0, "s": Fraction(4)},
+        margin=lambda p, y, s: least(a for i, a in enumerate(exact.log_alphas(p, y, s)) if i != y),
     ),
 )
 def heavy_label_suffices(z: Array, y: Array, s: Array) -> Margin:
@@ -299,9 +270,13 @@ def runner_up_grows_with_step(z: Array, y: Array, s: Array, more: Array) -> Marg
     premises=Premises(TWO_STEPS, sizes=THREE_OR_MORE),
     proof="A class with ‖p‖² − p_y < p_i < p_{y*} gains at first; τ(s) → p_{y*} passes it later (T4).",
     counterexample=Counterexample(
-        {"p": (Fraction(1, 2), Fraction(1, 4), Fraction(1, 4)), "y": 2, "s": Fraction(1, 2), "more": Fraction(8)},
-        margin=lambda p, y, s, more: exact.log_alphas(p, y, s * more)[1] - exact.log_alphas(p, y, s)[1],
-        note="class 1",
+        {"p": (Fraction(1, 2), Fraction(1, 4), Fraction(1, 4)), "y": 1, "s": Fraction(1), "more": Fraction(2)},
+        margin=lambda p, y, s, more: least(
+            b - a
+            for i, (a, b) in enumerate(zip(exact.log_alphas(p, y, s), exact.log_alphas(p, y, s * more), strict=True))
+            if i != y and a > 0
+        ),
+        note="class 2",
     ),
 )
 def larger_step_amplifies_all(z: Array, y: Array, s: Array, more: Array) -> Margin:
@@ -352,25 +327,25 @@ def peak_takes_all(z: Array, y: Array, s: Array) -> Margin:
     return Margin(np.where(others(z, sm.runner_up(z, y)), -change, np.inf), rounding(s)[:, None])
 
 
+def _half_share(p: Any, y: int, s: Fraction) -> Any:
+    after = exact.push(p, y, s)
+    star = max((i for i in range(len(p)) if i != y), key=lambda i: p[i])
+    return (after[star] - exact.ball(p[star])) * 2 - (exact.ball(p[y]) - after[y])
+
+
 @claim(
     "squeeze.mass-goes-to-the-top",
-    "More than half of the mass taken from y goes to y*.",
+    "At least half of the mass taken from y goes to y*.",
     source=f"{PAPER}, §3.3 wording “largely” (F6)",
     kind="theorem",
     expect="refuted",
     instead="squeeze.runner-up-share",
-    premises=negative_step(sizes=THREE_OR_MORE),
-    proof="From a uniform p the others share equally.",
-    counterexample=Counterexample(
-        {"p": (Fraction(1, 3),) * 3, "y": 0, "s": Fraction(1)},
-        margin=lambda p, y, s: (
-            (exact.push(p, y, s)[1] - exact.ball(p[1])) - (exact.ball(p[y]) - exact.push(p, y, s)[y]) * 51 / 100
-        ),
-        note="even 51 % is missed: y* gets half; with V classes 1/(V − 1)",
-    ),
+    premises=negative_step(sizes=(4, 8, 50)),
+    proof="From a uniform p the others share equally: with V classes y* gets 1/(V − 1).",
+    counterexample=Counterexample({"p": (Fraction(1, 4),) * 4, "y": 0, "s": Fraction(1)}, margin=_half_share),
 )
 def mass_goes_to_the_top(z: Array, y: Array, s: Array) -> Margin:
-    return Margin(sm.squeezing_ratio(z, y, s=s) - 0.51, rounding(1.0 + s))
+    return Margin(sm.squeezing_ratio(z, y, s=s) - 0.5, rounding(1.0 + s))
 
 
 @claim(

@@ -1,0 +1,48 @@
+"""Small pieces that the checks of several chapters share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from toyld import softmax as sm
+from toyld.claims import exact
+
+__all__ = ["PAPER", "THREE_OR_MORE", "at", "least", "others", "realised", "span"]
+
+Array = Any
+PAPER = "Ren & Sutherland 2025"
+THREE_OR_MORE = (3, 4, 8, 50)
+
+
+def at(a: Array, i: Array, /) -> Array:
+    """a[..., i] for a batch of labels."""
+    return np.take_along_axis(a, np.asarray(i)[..., None], axis=-1)[..., 0]
+
+
+def others(z: Array, *labels: Array) -> Array:
+    """Mask (n, V) of the classes that are none of the labels."""
+    mask = np.ones(z.shape, dtype=bool)
+    for y in labels:
+        mask &= ~sm.one_hot(z, y)
+    return mask
+
+
+def realised(z: Array, y: Array, s: Array, c: Any = -1.0) -> Array:
+    """log p' − log p (n, V) of an update really taken: not the closed form that the claims are about."""
+    return sm.log_softmax(sm.step(z, sm.residual(z, y, c=c), s=s)) - sm.log_softmax(z)
+
+
+def span(z: Array, s: Array, *logs: Array) -> Array:
+    """Size (n, 1) of the numbers that a log-ratio is made of, for its rounding bound."""
+    largest = 1.0 + s + np.max(np.abs(z), axis=-1)
+    for a in logs:
+        largest = largest + np.max(np.abs(a), axis=-1)
+    return largest[..., None]
+
+
+def least(values: Iterable[Any], /) -> Any:
+    """The smallest of some balls, by midpoint; 1 if there are none."""
+    return min(values, default=exact.ball(1), key=lambda a: float(a.mid()))
