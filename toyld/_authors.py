@@ -1,0 +1,399 @@
+"""The authors' released logs (theory.md §5.4, F1) as plain arrays; `toyld.trajectory` makes the table of them.
+
+A run is a text file of JSON lines, one object of means per evaluation, appended to by every start of the program, and
+perhaps an array [checkpoint, metric, example] without column names, written when a run ended. Per example, over the L
+tokens of a response: `logps_eval_SET/PROBE` = Σ log π(label), `argmax_prob_logits` = Σ log max π, `PROBE_A_o` =
+√(V x̄² + V − 2) with x̄ = mean ‖π‖, `p_e` = mean ‖π − e_label‖, `energy` = mean (1 − π(label)).
+
+Everything reported is found in the numbers, never in the name of a file or folder.
+
+**Which rows belong.** With the array, those whose means are the array's. Without it, first occurrences: a start that
+writes row 0 and then row 1 again, to the last bit, repeats the same run, and all it writes before the end is known. A
+start that repeats row 0 alone and is followed by unknown rows may be another run: refused. Not detectable without the
+array: rows in another order, and a second process whose first row is not row 0.
+
+**The argmax bug** (`argmax_prob_logits`, `p_e`, `energy` and an unprefixed `A_o` overwritten by another probe). Three
+entailed tests; each failure is a proof, a pass is none:
+
+1. max π ≥ π(label) at every token, so argmax ≥ chosen in every example, and in the mean.
+2. With d = ‖π − e‖ and p = π(label): d² = ‖π‖² + 1 − 2p and d ≥ 1 − p, so (d + √2 p)² ≥ ‖π‖² + 1. Averaged (Jensen),
+   p_e + √2 (1 − energy) ≥ √((A_o² + 2)/V), for means too. ‖π‖ ≥ 1/√V gives V ≤ A_o² + 1 for every probe's A_o, so no
+   V needs to be known. It shows `p_e` and `energy` measured on contexts flatter than the chosen ones; argmax falls with
+   them because one pass wrote all three. Also energy ≤ p_e ≤ √2 energy.
+3. An unprefixed `A_o` equal to another probe's `PROBE_A_o` in every row.
+
+So a bug that overwrites argmax alone shows in an array per example where the other probe is less likely than the chosen
+response, and in means only where it is so in the mean. Where neither the array nor `chosen_A_o`, `p_e` and `energy` are
+there, nothing can be tested, and the released program wrote only overwritten values in those layouts: argmax is left
+out then too, and the note says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Log", "Options", "TrajectoryError", "fail", "read_log", "sniff"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Notes = list[tuple[str, str]]
+
+_LOGP = re.compile(r"logps_eval_([^/]+)/(.+)", re.DOTALL)
+_ARGMAX, _EXCEPT, _PE, _ENERGY, _A = "argmax_prob_logits", "except_argmax_prob_logits", "p_e", "energy", "A_o"
+_OVERWRITTEN = (_ARGMAX, _PE, _ENERGY, _A)  # one pass writes them, so they are wrong together
+_EPS32 = float(np.finfo(np.float32).eps)  # the released program computes in float32
+_SUMS = 4 * _EPS32 * 2**9  # rounding of its sums over vocabularies of up to 2^18 tokens: √V eps, four of them
+
+
+class TrajectoryError(ValueError):
+    """A file or table that cannot be read or trusted; one line: expected, got, what to do."""
+
+
+class Options(NamedTuple):
+    """Options of `toyld.trajectory.read_authors`."""
+
+    rows: slice = slice(None)
+    eval_every: int = 1000
+    n_examples: int = 500
+    has_step0: bool = True
+    vocab_size: int | None = None
+    keep_buggy_argmax: bool = False
+
+
+class Log(NamedTuple):
+    """What one log holds: arrays [step, example] by variable and probe, arrays [step] by variable, and the rest."""
+
+    by_probe: dict[str, dict[str, Floats]]
+    by_step: dict[str, Floats]
+    examples_seen: list[int]
+    example: list[str]
+    attrs: dict[str, str | int]
+    notes: Notes
+
+
+def fail(expected: str, got: str, do: str) -> NoReturn:
+    """Raise a TrajectoryError in one printable line."""
+    line = f"expected {expected}, got {got}: {do}"
+    raise TrajectoryError("".join(c if c.isprintable() else " " for c in line))
+
+
+def _show(value: object, longest: int = 60) -> str:
+    text = ascii(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def sniff(path: Path) -> str:
+    """Kind of a file by its first bytes, never by its name: authors, netcdf, npy, lfs or other."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError as error:
+        fail("a readable file", f"{path.name}: {error.strerror}", "check the path")
+    magic = {b"version https://git-lfs": "lfs", b"\x93NUMPY": "npy", b"CDF\x01": "netcdf", b"CDF\x02": "netcdf"}
+    for start, kind in magic.items():
+        if head.startswith(start):
+            return kind
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return "authors" if text.startswith(b"{") and re.search(rb'"logps_eval_[^"/]+/', text) else "other"
+
+
+def _members(path: Path) -> tuple[Path, list[Path], list[Path], bool]:
+    """(the JSON lines, the arrays beside them, the Git-LFS pointers beside them, whether it is the only log there)."""
+    try:
+        files = sorted(f for f in (path if path.is_dir() else path.parent).iterdir() if f.is_file())
+        kinds = {f: sniff(f) for f in files if f == path or os.access(f, os.R_OK)}
+    except OSError as error:
+        fail("a log or its folder", f"{path.name}: {error.strerror}", "check the path")
+    found = [f for f, kind in kinds.items() if kind == "authors"]
+    logs = [path] if path in kinds else found if path.is_dir() else []
+    pointers = [f for f, kind in kinds.items() if kind == "lfs"]
+    if pointers and (not logs or path in pointers):
+        names = ", ".join(f.name for f in pointers)
+        fail("a log of JSON lines", f"a Git-LFS pointer file ({names})", "fetch the content with `git lfs pull`")
+    if len(logs) != 1 or kinds[logs[0]] != "authors":
+        names = ", ".join(f.name for f in logs) or f"none in {path.name}"
+        fail("one log of JSON lines with keys logps_eval_SET/PROBE", names, "name such a file or its folder")
+    arrays = [f for f, kind in kinds.items() if kind == "npy" or (kind == "other" and f.suffix == ".npy")]
+    return logs[0], arrays, pointers, len(found) == 1
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        fail("every key once in a row", f"a repeated key among {_show([k for k, _ in pairs])}", "repair the log")
+    return dict(pairs)
+
+
+def _rows(path: Path) -> tuple[list[dict[str, float]], list[tuple[int, bool]]]:
+    """The rows, and for each broken piece (rows before it, whether it is what a killed program leaves).
+
+    A killed program leaves the beginning of an object without a line end; the next start writes on behind it.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_once)
+    rows: list[dict[str, float]] = []
+    broken: list[tuple[int, bool]] = []
+    for raw in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        text, at = raw.decode("utf-8", "replace").strip(), 0
+        while at < len(text):
+            try:
+                value, end = decoder.raw_decode(text, at)
+            except TrajectoryError:
+                raise
+            except (ValueError, RecursionError):
+                end = text.find("{", at + 1)
+                broken.append((len(rows), end > 0 and "}" not in text[at:end]))
+                at = end if end > 0 else len(text)
+                continue
+            at = end + len(text[end:]) - len(text[end:].lstrip())
+            if not isinstance(value, dict):
+                broken.append((len(rows), False))
+                continue
+            for key, number in value.items():
+                good = type(number) is float or (type(number) is int and number.bit_length() < 1000)
+                if not good or "\ufffd" in key:
+                    got = f"row {len(rows)}, key {_show(key)} = {_show(number)}"
+                    fail("numbers (double precision) under UTF-8 keys", got, "repair the log")
+            rows.append({key: float(number) for key, number in value.items()})
+    if not rows:
+        fail("at least one evaluation", f"no complete JSON object in {path.name}", "look for a log that is not empty")
+    return rows, broken
+
+
+def _first_occurrences(table: Floats, present: Bools, chosen: int) -> tuple[list[int], list[int]]:
+    """(row numbers that are new, per row the place among them of its first occurrence); equal = to the last bit."""
+    new: list[int] = []
+    label: list[int] = []
+    seen: dict[bytes, list[int]] = {}
+    for i, row in enumerate(table):
+        places = seen.setdefault(row[chosen].tobytes(), [])
+        for k in places:
+            both = present[i] & present[new[k]]
+            if np.array_equal(row[both], table[new[k]][both], equal_nan=True):
+                label.append(k)
+                break
+        else:
+            places.append(len(new))
+            label.append(len(new))
+            new.append(i)
+    return new, label
+
+
+def _refuse_two_runs(new: list[int], label: list[int]) -> None:
+    """A start that repeats row 0 but not row 1, with unknown rows behind it, may be another run."""
+    starts = [i for i, k in enumerate(label) if k == 0 and i > 0] + [len(label)]
+    for start, end in pairwise(starts):
+        inside = range(start + 1, end)
+        if len(new) > 1 and new[1] < start and set(inside) & set(new) and all(label[i] != 1 for i in inside):
+            got = f"row {start} starting again from row 0 and unknown rows behind it, its own or the first's"
+            fail("one run per log", got, f"keep one run in the file or read a part with rows=slice({start}, None)")
+
+
+def _note_extra(label: list[int], extra: list[int], notes: Notes, proof: str) -> None:
+    """Note the rows left out; they are interleaved where the run goes on behind them (label −1 = no row of it)."""
+    before, foreign, inside = -1, False, False
+    for k in label:
+        if k < 0:
+            foreign = before >= 0
+        else:
+            inside |= before >= 0 and (k > before + 1 or (foreign and k == before + 1))
+            before, foreign = k, False
+    code, why = "duplicate-rows", "come from other starts, repeated writing or a model that did not move"
+    if inside:
+        code, why = "interleaved-rows", "were written by another process between this run's own"
+    if extra:
+        notes.append((code, f"rows {_show(extra, 200)} of {len(label)} (counted from 0) {why}: left out{proof}"))
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy raises many kinds on bad bytes
+        fail("a numeric .npy array", f"{path.name} ({_show(str(error))})", "remove it or put the real one there")
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 3 or 0 in array.shape:
+        got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        fail("floats [checkpoint, metric, example]", f"{path.name} with {got}", "remove it or put the real one there")
+    return array
+
+
+def _align(array: NDArray[Any], table: Floats, present: Bools) -> tuple[list[int], list[int]] | None:
+    """(the array's columns as columns of the table, per row of the table its checkpoint or −1), or None."""
+    means = array.mean(2, dtype=np.float64)
+    eps = max(np.finfo(array.dtype).eps, np.finfo(np.float64).eps)
+    rounding = array.shape[2] * float(eps) * np.abs(array).mean(2, dtype=np.float64)
+    for layout in sorted({tuple(np.flatnonzero(p).tolist()) for p in present}):
+        if len(layout) != array.shape[1]:
+            continue
+        rows = np.array([tuple(np.flatnonzero(p).tolist()) == layout for p in present])
+
+        def same(m: int, k: int, rows: Bools = rows) -> Bools:
+            a, b = means[:, m, None], table[None, :, k]
+            near = np.abs(a - b) <= rounding[:, m, None]
+            return np.asarray((near | (~np.isfinite(a) & ~np.isfinite(b))) & rows)
+
+        order = list(layout)
+        hit = np.logical_and.reduce([same(m, k) for m, k in enumerate(order)])
+        if not hit.any():  # another version of the program: the order is the one that fits the numbers
+            from scipy.optimize import linear_sum_assignment
+
+            fits = np.array([[same(m, k).any(1).sum() for k in layout] for m in range(len(layout))])
+            order = [layout[k] for k in linear_sum_assignment(fits, maximize=True)[1]]
+            hit = np.logical_and.reduce([same(m, k) for m, k in enumerate(order)])
+        if hit.any(1).all() or hit.any(0)[rows].all():  # every checkpoint has its row, or every row its checkpoint
+            label: list[int] = []
+            for i in range(len(table)):
+                places = np.flatnonzero(hit[:, i]).tolist()
+                label.append(next((t for t in places if t not in label), places[0] if places else -1))
+            return order, label
+    return None
+
+
+def _bug(columns: dict[str, Floats], logps: dict[str, str], peaks: dict[str, str], per_example: bool) -> str | None:
+    """Why argmax was not measured on the chosen contexts (module docstring), or None where it may stand."""
+    argmax, label = columns.get(_ARGMAX, np.zeros(1)), {probe: columns[key] for probe, key in logps.items()}
+    below = {probe: argmax < logp - _EPS32 * np.abs(logp) for probe, logp in label.items()}
+    if below["chosen"].any():
+        share = below["chosen"][np.isfinite(label["chosen"]) & np.isfinite(argmax)].mean()
+        clean = [probe for probe, cells in below.items() if per_example and not cells.any()]
+        fits = f"; it is never below the label of {', '.join(clean)}" if clean else ""
+        cells = "(checkpoint, example)" if per_example else "the means"
+        return f"argmax is below the chosen label's log-probability, impossible, in {share:.1%} of {cells}{fits}"
+    if _A in columns and peaks:
+        equal = [probe for probe, key in peaks.items() if np.array_equal(columns[key], columns[_A], equal_nan=True)]
+        if equal and "chosen" not in equal:
+            return f"the unprefixed A_o, written with argmax, is that of {', '.join(equal)}"
+    if _PE in columns and _ENERGY in columns:
+        pe, energy = columns[_PE], columns[_ENERGY]
+        if (energy > pe + _SUMS).any() or (pe > np.sqrt(2) * energy + _SUMS).any():
+            return "p_e and energy, written with argmax, contradict each other (energy <= p_e <= sqrt(2) energy)"
+        known = {probe: columns[key] for probe, key in peaks.items() if np.isfinite(columns[key]).any()}
+        if "chosen" in known:
+            size = min(float(np.nanmin(norm)) for norm in known.values()) ** 2 + 1
+            have = (pe + np.sqrt(2) * (1 - energy)) * (1 + _SUMS)
+            clash = {probe: have < np.sqrt((norm**2 + 2) / size) for probe, norm in known.items()}
+            if not clash["chosen"].any():
+                return None
+            share = clash["chosen"].mean()
+            fits = ", ".join(probe for probe, cells in clash.items() if not cells.any()) or "no probe"
+            return (
+                f"p_e and energy, written with argmax, are impossible beside chosen_A_o in {share:.1%} of evaluations, "
+                f"for any vocabulary the log allows (V <= {size:.0f}); they fit the A_o of {fits}"
+            )
+    if per_example:
+        return None
+    return (
+        "argmax cannot be checked (neither an array per example nor all of p_e, energy and chosen_A_o), "
+        "and the released program wrote it along another probe in such logs"
+    )
+
+
+def _named(columns: dict[str, Floats], chosen: str, notes: Notes, per_example: bool, options: Options) -> Log:
+    """From logged columns [step, example] to variables by probe, without what is known to be wrong."""
+    if columns.pop(_EXCEPT, None) is not None:
+        text = f"{_EXCEPT} left out: log(1 - max pi) underflows in float32 where it matters, and is NaN elsewhere"
+        notes.append(("non-finite-rows", text))
+    for key, values in columns.items():
+        if count := int((~np.isfinite(values)).sum()):
+            notes.append(("non-finite-rows", f"{count} of {values.size} values of {_show(key)} not finite or missing"))
+            columns[key] = np.where(np.isfinite(values), values, np.nan)
+    logps = {match[2]: key for key in columns if (match := _LOGP.fullmatch(key))}
+    peaks = {key.removesuffix("_A_o"): key for key in columns if key.endswith("_A_o") and key != "_A_o"}
+    by_probe: dict[str, dict[str, Floats]] = {"logp": {probe: columns[key] for probe, key in logps.items()}}
+    reason = _bug(columns, logps, peaks, per_example) if set(_OVERWRITTEN) & set(columns) else None
+    if reason is not None:
+        gone = {key: columns.pop(key) for key in _OVERWRITTEN if key in columns}
+        notes.append(("argmax-bug", f"{reason}; left out: {', '.join(gone)}"))
+        if options.keep_buggy_argmax and _ARGMAX in gone:
+            by_probe["argmax_logp_as_logged"] = {"chosen": gone[_ARGMAX]}
+    for key, name in ((_ARGMAX, "argmax_logp"), (_PE, "residual_norm"), (_ENERGY, "label_gap")):
+        if key in columns:
+            by_probe[name] = {"chosen": columns.pop(key)}
+    norm = {probe: columns.pop(key) for probe, key in peaks.items()}
+    if (bare := columns.pop(_A, None)) is not None:
+        norm.setdefault("chosen", bare)
+    if norm:
+        by_probe["a_norm_logged"] = norm
+    if norm and options.vocab_size is not None:
+        size = options.vocab_size
+        squares = np.concatenate([a.ravel() for a in norm.values()]) ** 2
+        low, high = float(np.fmax.reduce(squares)) / 2 + 1, float(np.fmin.reduce(squares)) + 1
+        if not low * (1 - _SUMS) <= size <= high * (1 + _SUMS):
+            fail(f"a vocab_size within [{low:.0f}, {high:.0f}], as the log's A_o entail", str(size), "correct it")
+        if per_example:  # the mean over examples cannot be inverted
+            by_probe["pi_norm"] = {probe: np.sqrt(np.maximum((a**2 + 2) / size - 1, 0)) for probe, a in norm.items()}
+    by_step: dict[str, Floats] = {}
+    for key in [key for key in columns if key not in logps.values()]:  # other programs' keys
+        name = "eval_" + re.sub(r"[^A-Za-z0-9_]", "_", key)
+        if name in by_step:
+            fail("keys that differ in letters, digits or _", _show(key), "rename it in the log")
+        by_step[name] = columns[key].mean(1)
+    steps, examples = columns[chosen].shape
+    attrs: dict[str, str | int] = {"n_examples": examples if per_example else options.n_examples}
+    seen = [(i + (not options.has_step0)) * options.eval_every for i in range(steps)]
+    return Log(by_probe, by_step, seen, [str(i) for i in range(examples)] if per_example else ["mean"], attrs, notes)
+
+
+def read_log(path: Path, options: Options) -> Log:
+    """Read one of the authors' runs, under np.errstate(all="ignore"); see `toyld.trajectory.read_authors`."""
+    source, arrays, pointers, alone = _members(path)
+    notes = [("lfs-pointer", f"{file.name} is a Git-LFS pointer, not the data: skipped") for file in pointers]
+    digest = {source.name: hashlib.sha256(source.read_bytes()).hexdigest()}
+    means, broken = _rows(source)
+    first = options.rows.indices(len(means))[0]
+    means, broken = means[options.rows], [(b - first, killed) for b, killed in broken if b >= first]
+    keys = list(dict.fromkeys(key for row in means for key in row))
+    sets = sorted({match[1] for key in keys if (match := _LOGP.fullmatch(key))})
+    if len(sets) != 1:
+        fail("rows of one probing set (keys logps_eval_SET/PROBE)", _show(sets), "keep one set's rows, or other rows")
+    chosen = f"logps_eval_{sets[0]}/chosen"
+    if lacking := [i for i, row in enumerate(means) if chosen not in row]:
+        fail(f"{chosen} in every row", f"none in rows {_show(lacking)}", "repair the log")
+    present = np.array([[key in row for key in keys] for row in means])
+    table = np.array([[row.get(key, np.nan) for key in keys] for row in means])
+    if broken:
+        notes.append(("non-finite-rows", f"{len(broken)} incomplete JSON row(s), as a killed program leaves: left out"))
+
+    columns: dict[str, Floats] = {}
+    refused: list[str] = []
+    for file in arrays:
+        try:
+            array = _array(file)
+        except TrajectoryError as error:
+            refused.append(str(error))
+            continue
+        aligned = _align(array, table, present)
+        if aligned is None:
+            refused.append(f"{file.name} {array.shape}, whose means fit no columns of the {len(means)} JSON rows")
+            continue
+        order, label = aligned
+        columns = {keys[k]: np.array(array[:, order.index(k)], np.float64) for k in sorted(order)}
+        digest[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        extra = [i for i, t in enumerate(label) if t < 0 or t in label[:i]]
+        _note_extra(label, extra, notes, ", they are not in the array per example")
+        if missing := sorted(set(range(len(array))) - set(label)):
+            text = f"checkpoints {_show(missing)} have no complete JSON row: taken from the array per example"
+            notes.append(("non-finite-rows", text))
+        break
+    per_example = bool(columns)
+    if refused and not per_example and alone:  # beside several logs the array may be another's
+        fail("an array per example that belongs to the JSON", "; ".join(refused), "fetch the right one or remove it")
+    if not per_example:
+        new, label = _first_occurrences(table, present, keys.index(chosen))
+        _refuse_two_runs(new, label)
+        for b, killed in broken:  # a row lost inside the run would shift all later steps
+            if b < len(label) and not (killed and label[b] == 0):
+                got = f"a broken piece before row {b}, inside the run"
+                fail("complete JSON rows", got, "repair that line (steps are counted by rows)")
+        _note_extra(label, sorted(set(range(len(label))) - set(new)), notes, "")
+        columns = {key: table[new, k, None] for k, key in enumerate(keys)}
+        notes.append(("means-only", "no array per example: each value is a mean over the probing set"))
+    log = _named(columns, chosen, notes, per_example, options)
+    log.attrs.update(probing_set=sets[0], eval_every=options.eval_every, fingerprints=json.dumps(digest))
+    return log

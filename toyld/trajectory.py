@@ -1,0 +1,400 @@
+"""The one table every world and every reader produces: an `xarray.Dataset` of one stage of one arm (design.md §3).
+
+Dimensions `seed, step, probe, example`, always in this order and always all four; `n_tokens` has no `step`, `ref_logp`
+has none where the reference is fixed, `NAME_token` has `token` behind them, and `loss, lr, grad_norm, train_*, eval_*`
+have `seed, step` alone. Values are float64; NaN = not measured here; a variable measured nowhere is left out; nothing
+missing is ever 0. Row 0 is the policy before the first update where attr `has_step0` is 1. `step` counts updates, or
+training examples where attr `step_unit` is "examples". Files are NetCDF-3.
+
+One reader = one function path → Dataset; `read` picks it by content. Readers drop what they know to be wrong, and say
+so in attr `notes`, a JSON list of {code, text}.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from toyld._authors import Options, TrajectoryError, fail, read_log, sniff
+
+__all__ = [
+    "DIMS",
+    "NOTE_CODES",
+    "READERS",
+    "SCHEMA",
+    "VARIABLES",
+    "TrajectoryError",
+    "Variable",
+    "add_note",
+    "below_label",
+    "load",
+    "notes",
+    "read",
+    "read_authors",
+    "save",
+    "to_csv",
+    "trajectory",
+    "validate",
+]
+
+SCHEMA = 1
+DIMS = ("seed", "step", "probe", "example")
+NOTE_CODES: tuple[str, ...] = ("argmax-bug", "interleaved-rows", "duplicate-rows", "non-finite-rows")
+NOTE_CODES += ("reward-mismatch", "reference-suspect", "lfs-pointer", "means-only")
+_EPS32 = float(np.finfo(np.float32).eps)
+
+
+class Variable(NamedTuple):
+    """Units, allowed range and meaning of one variable."""
+
+    units: str
+    low: float
+    high: float
+    meaning: str
+
+
+VARIABLES: dict[str, Variable] = {
+    "logp": Variable("nats", -np.inf, 0, "sum of log pi(label) over the response"),
+    "argmax_logp": Variable("nats", -np.inf, 0, "sum of log max pi along the same contexts as logp"),
+    "ref_logp": Variable("nats", -np.inf, 0, "logp under the reference"),
+    "n_tokens": Variable("tokens", 0, np.inf, "length of the response"),
+    "entropy": Variable("nats/token", 0, np.inf, "mean over the response of the entropy of pi"),
+    "top1": Variable("1", 0, 1, "mean over the response of max pi"),
+    "pi_norm2": Variable("1", 0, 1, "mean over the response of ||pi||^2; ||A||_F^2 = V - 2 + V ||pi||^2"),
+    "residual_norm": Variable("1", 0, 2**0.5, "mean over the response of ||pi - e_label||"),
+    # the authors' logs only
+    "pi_norm": Variable("1", 0, 1, "mean over the response of ||pi||; its square is at most pi_norm2"),
+    "a_norm_logged": Variable("1", 0, np.inf, "sqrt(V (mean ||pi||)^2 + V - 2) as logged: at most the rms of ||A||_F"),
+    "label_gap": Variable("1", 0, 1, "mean over the response of 1 - pi(label)"),
+    "argmax_logp_as_logged": Variable("nats", -np.inf, 0, "known-wrong argmax_logp, measured along another probe"),
+}
+_BY_STEP = Variable("as logged", -np.inf, np.inf, "one number per step")
+
+
+def _layout(name: str) -> tuple[Variable, tuple[tuple[str, ...], ...]]:
+    """(meaning, allowed dimensions) of a variable's name."""
+    base = name.removesuffix("_token")
+    writable = name.isascii() and name.isidentifier()  # the file format's names
+    if writable and (name in ("loss", "lr", "grad_norm") or name.startswith(("train_", "eval_"))):
+        return _BY_STEP, (DIMS[:2],)
+    if base not in VARIABLES:
+        known = f"one of {', '.join(VARIABLES)}, NAME_token, loss, lr, grad_norm, train_*, eval_*"
+        fail(f"a variable named as {known}, in letters, digits and _", repr(name), "rename it, or use train_*, eval_*")
+    if base != name:
+        return VARIABLES[base], ((*DIMS, "token"),)
+    still = (DIMS[0], *DIMS[2:])
+    return VARIABLES[name], {"n_tokens": (still,), "ref_logp": (still, DIMS)}.get(name, (DIMS,))
+
+
+def trajectory(
+    variables: Mapping[str, ArrayLike],
+    /,
+    *,
+    step: ArrayLike,
+    probe: Sequence[str],
+    example: Sequence[str] = ("mean",),
+    seed: ArrayLike = (0,),
+    examples_seen: ArrayLike | None = None,
+    world: str = "unknown",
+    stage: str = "unknown",
+    arm: str = "unknown",
+    step_unit: str = "updates",
+    has_step0: bool = True,
+    notes: Iterable[tuple[str, str]] = (),
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """A valid table from plain arrays.
+
+    `variables`: arrays shaped as their dimensions say (module docstring), `logp` as (seed, step, probe, example);
+    those that are NaN throughout are left out. `attrs`: further attributes; None is left out, mappings and lists become
+    JSON, booleans 0 or 1. Raises TrajectoryError where `validate` would.
+
+    >>> ds = trajectory({"logp": [[[[-3.0]], [[-2.5]]]]}, step=[0, 10], probe=["chosen"], world="contexts")
+    >>> ds.logp.dims, ds.logp.attrs["units"], ds.attrs["has_step0"]
+    (('seed', 'step', 'probe', 'example'), 'nats', 1)
+    """
+    names = {"probe": list(probe), "example": list(example)}
+    coords: dict[str, Any] = {dim: (dim, _integers(dim, values)) for dim, values in (("seed", seed), ("step", step))}
+    coords |= {dim: (dim, np.array(values, dtype=np.str_)) for dim, values in names.items()}
+    if examples_seen is not None:
+        coords["examples_seen"] = ("step", _integers("examples_seen", examples_seen))
+    size = {name: len(coords[name][1]) for name in DIMS}
+    data: dict[str, Any] = {}
+    for name, values in variables.items():
+        meaning, allowed = _layout(name)
+        try:
+            array = np.array(values, np.float64)
+        except (TypeError, ValueError):
+            fail(f"numbers for {name}", repr(values)[:60], "pass an array of floats")
+        wanted = [tuple(size.get(dim, array.shape[-1] if array.ndim else 0) for dim in dims) for dims in allowed]
+        if array.shape not in wanted:
+            fail(f"{name} of shape {wanted[-1]} = {allowed[-1]}", str(array.shape), "reshape it (every size >= 1)")
+        if not np.isnan(array).all():
+            dims = allowed[wanted.index(array.shape)]
+            data[name] = (dims, array, {"units": meaning.units, "long_name": meaning.meaning})
+    given: dict[str, Any] = {"schema": SCHEMA, "world": world, "stage": stage, "arm": arm, "step_unit": step_unit}
+    given |= {"has_step0": has_step0, "notes": [{"code": code, "text": text} for code, text in notes]}
+    named = {key: _attribute(key, value) for key, value in (given | dict(attrs or {})).items() if value is not None}
+    ds = xr.Dataset(data, coords, named)
+    validate(ds)
+    return ds
+
+
+def _integers(name: str, values: ArrayLike) -> np.ndarray[Any, np.dtype[np.int32]]:
+    try:
+        array = np.array(values)
+        exact = array.astype(np.int32)
+    except (TypeError, ValueError, OverflowError):
+        fail(f"whole numbers for {name}", repr(values)[:60], "pass integers")
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf" or (exact != array).any():
+        fail(f"a non-empty list of int32 for {name}", repr(values)[:60], "pass integers below 2^31")
+    return exact
+
+
+def _attribute(key: str, value: Any) -> str | int | float:
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, sort_keys=True)
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, str | int | float) or (isinstance(value, int) and abs(value) >= 2**31):
+        fail(f"a string, an int32 or a float for attribute {key}", repr(value)[:60], "pass a string")
+    return value
+
+
+def validate(ds: xr.Dataset) -> None:
+    """Raise TrajectoryError with one line unless `ds` keeps the schema (module docstring).
+
+    >>> validate(xr.Dataset({"logp": ("step", [1.0])}))
+    Traceback (most recent call last):
+    toyld._authors.TrajectoryError: expected coordinate seed, got none: build the table with toyld.trajectory.trajectory
+    """
+    build = "build the table with toyld.trajectory.trajectory"
+    if not isinstance(ds, xr.Dataset):
+        fail("an xarray.Dataset", type(ds).__name__, build)
+    for name in DIMS:
+        if name not in ds.coords or ds[name].dims != (name,):
+            fail(f"coordinate {name}", "none", build)
+        values, wanted = ds[name].values, "iiUU"[DIMS.index(name)]
+        if values.size == 0 or len(set(values.tolist())) < values.size:
+            fail(f"a non-empty coordinate {name} without repeats", repr(values.tolist())[:60], build)
+        if values.dtype.kind != wanted or (wanted == "i" and values.dtype != np.int32):
+            fail(f"{name} as {'int32' if wanted == 'i' else 'strings'}", str(values.dtype), build)
+        if wanted == "U" and not all(text and text.isprintable() and text == text.strip() for text in values.tolist()):
+            fail(f"printable, non-empty names in {name}", ascii(values.tolist())[:60], "rename them")
+    counters = [name for name in ("step", "examples_seen") if name in ds.coords]
+    for name in counters:
+        values = ds[name].values
+        if ds[name].dims != ("step",) or values.dtype != np.int32 or values[0] < 0 or (np.diff(values) <= 0).any():
+            fail(f"{name} int32 along step, >= 0 and increasing", repr(values.tolist())[:60], "sort it, drop repeats")
+    if extra := sorted(map(str, (set(ds.coords) - {*DIMS, "examples_seen"}) | (set(ds.dims) - {*DIMS, "token"}))):
+        fail(f"coordinates {', '.join(DIMS)}, examples_seen", ", ".join(extra), "drop the others")
+    if not ds.data_vars:
+        fail("at least one measured variable", "none (all NaN?)", "measure logp of chosen at least")
+    for key, array in ds.data_vars.items():
+        meaning, allowed = _layout(str(key))
+        if array.dims not in allowed:
+            fail(f"{key} along {allowed[-1]}", str(array.dims), build)
+        if array.dtype != np.float64 or np.isnan(array.values).all():
+            got = str(array.dtype) if array.dtype != np.float64 else "NaN throughout"
+            fail(f"measured float64 values of {key}", got, "convert it, or leave the variable out")
+        low, high = float(np.nanmin(array.values)), float(np.nanmax(array.values))
+        slack = 8 * _EPS32  # a mean of float32 values may round beyond its bound
+        if not (np.isfinite([low, high]).all() and meaning.low - slack <= low and high <= meaning.high + slack):
+            bounds = f"[{meaning.low:.6g}, {meaning.high:.6g}]"
+            fail(f"finite {key} in {bounds} ({meaning.meaning})", f"{low:.6g} to {high:.6g}", "NaN = not measured")
+    for name, value in ds.attrs.items():
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            fail(f"a string or number as attribute {name}", type(value).__name__, "store a JSON string or 0/1")
+        if not str(name).isascii() or not str(name).isidentifier() or not str(value).isprintable():
+            fail(f"an ASCII name and printable text as attribute {name}", ascii(value)[:60], "remove other characters")
+    wrong = [name for name in ("world", "stage", "arm", "notes") if not isinstance(ds.attrs.get(name), str)]
+    if wrong or ds.attrs.get("schema") != SCHEMA or ds.attrs.get("has_step0") not in (0, 1):
+        fail(f"attributes schema={SCHEMA}, world, stage, arm, has_step0, notes", str(sorted(ds.attrs)), build)
+    if ds.attrs.get("step_unit") not in ("updates", "examples"):
+        fail("step_unit updates or examples", repr(ds.attrs.get("step_unit")), build)
+    notes(ds)
+
+
+def notes(ds: xr.Dataset) -> list[dict[str, str]]:
+    """The table's notes, [{"code", "text"}, ...].
+
+    >>> ds = trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"], notes=[("means-only", "no array")])
+    >>> notes(ds)
+    [{'code': 'means-only', 'text': 'no array'}]
+    """
+    try:
+        found = json.loads(ds.attrs.get("notes", "[]"))
+        if not all(set(note) == {"code", "text"} and note["code"] in NOTE_CODES for note in found):
+            raise ValueError
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        got = ascii(ds.attrs.get("notes"))[:60]
+        fail(f"notes as a JSON list of {{code, text}}, codes {', '.join(NOTE_CODES)}", got, "use add_note")
+    return list(found)
+
+
+def add_note(ds: xr.Dataset, code: str, text: str) -> xr.Dataset:
+    """A copy of the table with one more note; `code` is one of NOTE_CODES."""
+    if code not in NOTE_CODES:
+        fail(f"a note code among {', '.join(NOTE_CODES)}", repr(code), "use one of them")
+    return ds.assign_attrs(notes=json.dumps([*notes(ds), {"code": code, "text": text}]))
+
+
+def below_label(ds: xr.Dataset) -> xr.DataArray:
+    """Where `argmax_logp` < `logp` beyond float32 rounding: impossible on the same contexts (the argmax bug).
+
+    >>> ds = trajectory({"logp": [[[[-3.0]]]], "argmax_logp": [[[[-4.0]]]]}, step=[0], probe=["chosen"])
+    >>> bool(below_label(ds).all())
+    True
+    """
+    if not {"logp", "argmax_logp"} <= set(ds.data_vars):
+        fail("a table with logp and argmax_logp", ", ".join(map(str, ds.data_vars)), "measure both")
+    return ds.argmax_logp < ds.logp - _EPS32 * abs(ds.logp)
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Atomic: a temporary name beside `path`, flushed to the disk, renamed; a reader sees the old or the new file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        fail(f"to write {path.name}", str(error.strerror), "check the folder, its permissions and its space")
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def save(ds: xr.Dataset, path: str | Path, /) -> None:
+    """Write a valid table as NetCDF-3 (64-bit offsets), atomically; equal tables give equal bytes."""
+    validate(ds)
+    data = {name: ds[name].variable for name in sorted(map(str, ds.data_vars))}
+    coords = {name: ds[name].variable for name in (*DIMS, "examples_seen") if name in ds.coords}
+    _write(Path(path), bytes(xr.Dataset(data, coords, ds.attrs).drop_encoding().to_netcdf(engine="scipy")))
+
+
+def load(path: str | Path, /) -> xr.Dataset:
+    """Read a table that `save` wrote; TrajectoryError for anything else."""
+    path = Path(path)
+    try:
+        with xr.open_dataset(io.BytesIO(path.read_bytes()), engine="scipy", decode_times=False) as file:
+            ds = file.load().drop_encoding()
+        for name in [str(name) for name in ds.variables]:  # the format is big-endian and pads strings
+            values = ds[name].values
+            kind = np.dtype(np.str_) if values.dtype.kind in "OSU" else values.dtype.newbyteorder("=")
+            ds[name] = (ds[name].dims, values.astype(kind), ds[name].attrs)
+        ds.attrs = {key: value.item() if isinstance(value, np.generic) else value for key, value in ds.attrs.items()}
+    except OSError as error:
+        fail("a readable NetCDF-3 file", f"{path.name}: {error.strerror}", "check the path")
+    except Exception as error:  # scipy and xarray raise many kinds on bad bytes
+        fail("a whole NetCDF-3 file", f"{path.name} ({type(error).__name__})", "write it again with `save`")
+    validate(ds)
+    return ds
+
+
+def to_csv(ds: xr.Dataset, path: str | Path, /) -> None:
+    """Write a tidy CSV atomically, one row per measured value; a cell is empty where the variable lacks that dimension.
+
+    Columns: seed, step, examples_seen (where known), probe, example, token (where used), variable, units, value.
+    """
+    validate(ds)
+    axes = {*ds.coords, *ds.dims}
+    coords = [name for name in ("seed", "step", "examples_seen", "probe", "example", "token") if name in axes]
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow([*coords, "variable", "units", "value"])
+    for name, array in ds.data_vars.items():
+        for place in np.argwhere(~np.isnan(array.values)).tolist():
+            at = dict(zip(map(str, array.dims), place, strict=True))
+            at |= {"examples_seen": at["step"]} if "step" in at else {}
+            cells = [(ds[c].values[at[c]] if c in ds.coords else at[c]) if c in at else "" for c in coords]
+            table.writerow([*cells, name, array.attrs.get("units", ""), repr(float(array.values[tuple(place)]))])
+    _write(Path(path), out.getvalue().encode())
+
+
+def read_authors(
+    path: str | Path,
+    /,
+    *,
+    stage: str = "unknown",
+    arm: str = "unknown",
+    eval_every: int = 1000,
+    batch_size: int | None = None,
+    n_examples: int = 500,
+    vocab_size: int | None = None,
+    has_step0: bool = True,
+    rows: slice = slice(None),
+    keep_buggy_argmax: bool = False,
+) -> xr.Dataset:
+    """One run of the authors' released logs (theory.md §5.4): a folder, or the file of JSON lines in it.
+
+    Rows that do not belong, the argmax bug and the rest are found in the numbers, dropped and noted; what that can and
+    cannot find stands in `toyld._authors`. Logged keys become `logp`, `argmax_logp`, `residual_norm` (p_e), `label_gap`
+    (energy) and `a_norm_logged` (A_o); other keys `eval_KEY`. `pi_norm2` cannot be recovered from A_o (a mean of norms
+    was squared); with `vocab_size` (the logits' width: 50304 for Pythia) and an array per example, `pi_norm` can.
+
+    The log does not record, and the caller may state: `stage`, `arm`; `eval_every`, training examples between two
+    evaluations; `batch_size`, examples per update (without it `step` counts examples, see attr step_unit);
+    `n_examples` behind the means where there is no array; `has_step0`, whether row 0 precedes the first update.
+    `rows` reads a part of the JSON rows. `keep_buggy_argmax` keeps an argmax that is dropped under the name
+    `argmax_logp_as_logged`, to show it beside a right one.
+
+    Raises TrajectoryError for a log that cannot be read without guessing.
+    """
+    for name, value in (("eval_every", eval_every), ("n_examples", n_examples), ("batch_size", batch_size or 1)):
+        if value < 1 or (name == "batch_size" and eval_every % value):
+            fail(f"a positive {name}, batch_size dividing eval_every", str(value), "correct it")
+    options = Options(rows, eval_every, n_examples, has_step0, vocab_size, keep_buggy_argmax)
+    with np.errstate(all="ignore"):  # absurd numbers are refused by `validate`
+        log = read_log(Path(path), options)
+    probes = list(dict.fromkeys(probe for arrays in log.by_probe.values() for probe in arrays))
+    blank = np.full((1, len(log.examples_seen), len(probes), len(log.example)), np.nan)
+    variables: dict[str, ArrayLike] = {name: values[None] for name, values in log.by_step.items()}
+    for name, arrays in log.by_probe.items():
+        full = blank.copy()
+        for probe, values in arrays.items():
+            full[0, :, probes.index(probe)] = values
+        variables[name] = full
+    return trajectory(
+        variables,
+        step=[seen // (batch_size or 1) for seen in log.examples_seen],
+        examples_seen=log.examples_seen,
+        probe=probes,
+        example=log.example,
+        world="published",
+        stage=stage,
+        arm=arm,
+        step_unit="updates" if batch_size else "examples",
+        has_step0=has_step0,
+        notes=log.notes,
+        attrs={**log.attrs, "vocab_size": vocab_size},
+    )
+
+
+READERS: dict[str, Callable[[Path], xr.Dataset]] = {"authors": read_authors, "netcdf": load}
+
+
+def read(path: str | Path, /) -> xr.Dataset:
+    """Read a table or a log, its kind recognised from content, never from names."""
+    path = Path(path)
+    kind = "authors" if path.is_dir() else sniff(path)
+    if kind not in READERS:
+        got = f"{path.name}, {'a Git-LFS pointer (see `git lfs pull`)' if kind == 'lfs' else 'neither'}"
+        fail("a NetCDF-3 table or the authors' JSON lines", got, "name such a file or its folder")
+    return READERS[kind](path)
