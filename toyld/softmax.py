@@ -304,6 +304,8 @@ def valley_depth(z: Array, y: Any, /) -> Array:
 def squeezing_ratio(z: Array, y: Any, /, *, s: Any) -> Array:
     """ρ = Δπ_{y*}/|Δπ_y| after a negative step on y, shape (...) (T12): the mass y* gets per unit taken from y.
 
+    NaN where (1 − π_y)² underflows (1 − π_y below about 1e-154): no mass is left to move.
+
     >>> import numpy as np
     >>> q = np.array([0.7, 0.2, 0.1])
     >>> [round(float(squeezing_ratio(np.log([*((1 - p) * q), p]), 3, s=0.5)), 2) for p in (0.001, 0.05, 0.4)]

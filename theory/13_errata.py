@@ -1,0 +1,117 @@
+# %% [markdown]
+# # 13. Errata: what is not true as worded
+#
+# **Question.** Theory travels by slogan: "larger steps amplify everything", "SFT pushes everything else down", "the
+# rarer the rejected answer, the more the top answer gains". Which of these sentences survive a counterexample?
+#
+# A claim that fails is a result. Here each one keeps its place in the registry as *refuted*: with the smallest
+# counterexample in exact rationals, a certificate for its sign, and the corrected statement beside it. None of this
+# touches the decomposition itself (chapter 1) or the two guarantees of squeezing (chapter 2): those are proved.
+
+# %%
+import re
+from fractions import Fraction
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from toyld import claims, objectives
+from toyld import softmax as sm
+from toyld.claims import exact, hold
+
+refuted = [c for c in claims.every().values() if c.expect == "refuted"]
+print(f"{len(refuted)} statements refuted, out of {len(claims.every())} claims about one softmax\n")
+
+# %% [markdown]
+# ## How a refutation is certified
+#
+# Floating point can be wrong about a sign. So the counterexample is a handful of rationals, and its margin is evaluated
+# in *ball arithmetic*: every operation returns an interval that certainly contains the true value. If the interval lies
+# below zero, the statement is false; nobody has to trust a rounding.
+
+# %%
+(larger,) = claims.select(["squeeze.larger-step-amplifies-all"])
+case = larger.counterexample.case
+p, y, s, more = case["p"], case["y"], case["s"], case["more"]
+before, after = exact.log_alphas(p, y, s), exact.log_alphas(p, y, s * more)
+print("“" + larger.statement + "”")
+print(f"  p = {tuple(map(str, p))}, pushing down class {y}; class 2 at step {s} and at step {s * more}:")
+print(f"  log π'/π = {before[2]}\n  log π'/π = {after[2]}")
+np.testing.assert_equal(bool(after[2] < before[2]), True)
+hold(larger.id)
+
+# %% [markdown]
+# ## The list
+#
+# Statements of the paper and of later work that are false as printed or as commonly read, shortest counterexample each.
+
+
+# %%
+def shown(case):
+    """A counterexample in one line."""
+    return ", ".join(
+        f"{name} = ({', '.join(map(str, value))})" if isinstance(value, tuple) else f"{name} = {value}"
+        for name, value in case.items()
+    )
+
+
+for claim in refuted:
+    hold(claim.id, examples=100)
+    print(f"{claim.id}\n  “{claim.statement}”\n  source:  {claim.source}\n  fails:   {shown(claim.counterexample.case)}")
+    print(f"  instead: {claim.instead}: {claims.every()[claim.instead].statement}\n")
+faults = {int(n) for claim in refuted for n in re.findall(r"\(F(\d+)", claim.source)}
+print("faults of the paper's list settled here:", ", ".join(f"F{n}" for n in sorted(faults)))
+
+# %% [markdown]
+# ## A slip in a coefficient
+#
+# The paper's table of residuals (App. B.2.2) prints, for IPO, the coefficient β(1 − a) with a = h − 1/2β, where h is the
+# log-ratio margin. Differentiating IPO's own loss (h − 1/2β)² gives
+#
+#     c₊ = −c₋ = −2(h − 1/2β)
+#
+# which is *zero* at the target margin and pulls back beyond it. The printed one is β at the target: IPO would overshoot
+# by one unit. It matters, because "does the push on the rejected answer stop?" is what decides squeezing.
+
+# %%
+beta = 0.3
+margins = np.linspace(0.0, 4.0, 161)
+ipo = objectives.get("ipo", beta=beta)
+zeros = np.zeros_like(margins)
+batch = objectives.pair_batch(margins - 5.0, zeros - 5.0, zeros - 5.0, zeros - 5.0)
+true = ipo.coefficients(batch)[0]
+printed = beta * (1.0 - (margins - 1 / (2 * beta)))
+np.testing.assert_allclose(true, -2.0 * (margins - 1 / (2 * beta)), rtol=1e-12, atol=1e-12)
+at = 1 / (2 * beta) - 1.27
+print(f"at h = {at:.3f}: true {-2 * (at - 1 / (2 * beta)):.2f}, printed {beta * (1 - (at - 1 / (2 * beta))):.2f}")
+
+# %% [markdown]
+# ## Picture
+
+# %%
+figure, ax = plt.subplots(figsize=(5.5, 3), layout="constrained")
+ax.plot(margins, true, color="black", label="−dL/dh, from the loss")
+ax.plot(margins, printed, color="tab:orange", ls="--", label="as printed (Eq. 17)")
+ax.axhline(0, color="gray", lw=0.6)
+ax.axvline(1 / (2 * beta), color="gray", lw=0.6)
+ax.text(1 / (2 * beta), ax.get_ylim()[1], " target margin 1/2β", va="top", fontsize=8)
+ax.set(xlabel="log-ratio margin h (nats)", ylabel="c₊ = −c₋", title="IPO stops at its target, and pulls back beyond")
+ax.legend()
+figure.savefig("13_errata.png")
+plt.close(figure)
+
+# %% [markdown]
+# ## Exercise
+#
+# "After SFT on y every other class is less likely." Refute it by hand: three classes, rational probabilities.
+#
+# **Solution.** A class j gains if π_j < ‖π‖² − π_y (to first order), so take a peaky π and a label that is not the peak.
+# With π = (8/10, 1/10, 1/10) and y = 1, ‖π‖² − π_y = 0.66 − 0.1 = 0.56 > 1/10: class 2 gains, though nobody asked.
+
+# %%
+p = (Fraction(8, 10), Fraction(1, 10), Fraction(1, 10))
+gain = exact.log_alphas(p, 1, Fraction(1, 2), 1)[2]
+print("class 2, log π'/π =", gain)
+np.testing.assert_equal(bool(gain > 0), True)
+np.testing.assert_equal(bool(sm.winners(np.log([0.8, 0.1, 0.1]), 1, s=0.5, c=1.0)[2]), True)
+hold("sft.lowers-everything-else")
