@@ -304,7 +304,7 @@ def valley_depth(z: Array, y: Any, /) -> Array:
 def squeezing_ratio(z: Array, y: Any, /, *, s: Any) -> Array:
     """ρ = Δπ_{y*}/|Δπ_y| after a negative step on y, shape (...) (T12): the mass y* gets per unit taken from y.
 
-    NaN where (1 − π_y)² underflows (1 − π_y below about 1e-154): no mass is left to move.
+    NaN where (1 − π_y)² underflows (1 − π_y below about 1e-154).
 
     >>> import numpy as np
     >>> q = np.array([0.7, 0.2, 0.1])
@@ -377,8 +377,7 @@ def water_filling(mu: Array, reward: Array, /, *, baseline: Any) -> Array:
 def flow(z: Any, y: int, /, *, times: Any, c: float = -1.0, rtol: float = 1e-10) -> Any:
     """Gradient flow dz/dt = −c(π − e_y) from one start z (V,), numpy only; returns z(t), shape (T, V).
 
-    `times` increases from ≥ 0; t is s summed over infinitely small steps. Stiff solver (scipy's LSODA), local error
-    `rtol`. Σz is conserved.
+    `times` rises from ≥ 0, in units of s; scipy's LSODA with local error `rtol`. Σz is conserved.
 
     Raises:
         RuntimeError: the solver gave up (its own message).

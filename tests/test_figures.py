@@ -1,0 +1,431 @@
+"""The figures: found by their files, byte-stable, re-plotted from their data, and wrong data turns their checks red."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from toyld import claims, figures
+from toyld import softmax as sm
+from toyld.figures import _notebook, _render
+from toyld.figures._registry import from_module
+from toyld.figures._table import rows
+
+FIGURES = figures.every()
+# A figure that reads files is drawn only where they are; every other one is drawn everywhere.
+NEEDS_NOTHING = [slug for slug, figure in FIGURES.items() if figure.reads is None]
+QUICK = "threshold_and_winners"
+
+
+def available(slug: str) -> figures.Figure:
+    figure = FIGURES[slug]
+    try:
+        figure.inputs()
+    except figures.MissingInput as missing:
+        pytest.skip(str(missing))
+    return figure
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every figure at smoke size, with its check."""
+    out = tmp_path_factory.mktemp("figures")
+    assert figures.render(size="smoke", out=out, check=True) == 0
+    return out
+
+
+# --- the numbers of the paper's notebook ----------------------------------------------------------------------------
+
+# panel: rate, label, then (probability before, after) of the label and of y*, as published for seed 10086
+NOTEBOOK = {
+    "A": (0.5, 21, (".072", ".947"), None),
+    "B": (0.3, 42, (".0233", ".00106"), None),
+    "C": (0.5, 11, (".0293", "4.6e-6"), (".7627", ".9871")),
+    "D": (0.5, 42, ("4.0e-10", "5.5e-14"), (".7627", ".9863")),
+    "D pair": (0.5, 42, None, (".7627", ".7627")),
+}
+
+
+def rounds_to(value: float, digits: str) -> bool:
+    """Whether `value` printed with as many significant digits is the published number."""
+    places = len(digits.split("e")[0].replace(".", "").lstrip("0"))
+    return float(f"{value:.{places - 1}e}") == float(digits)
+
+
+@pytest.mark.parametrize("name", NOTEBOOK)
+def test_panels_of_the_papers_notebook(name: str) -> None:
+    rate, label, published_label, published_star = NOTEBOOK[name]
+    panel = {p.name: p for p in _notebook.panels()}[name]
+    before, after = sm.softmax(panel.z), sm.softmax(sm.step(panel.z, panel.residual, s=panel.s))
+    star = int(sm.runner_up(panel.z, panel.label))
+    assert panel.label == label
+    assert round(panel.s / rate, 3) == 10.397  # ‖x‖²
+    for i, published in ((label, published_label), (star, published_star)):
+        if published is not None:
+            assert [rounds_to(p[i], d) for p, d in zip((before, after), published, strict=True)] == [True, True], (
+                f"{before[i]} → {after[i]}, published {published}"
+            )
+
+
+def test_counts_and_limits_of_the_papers_notebook() -> None:
+    panel = {p.name: p for p in _notebook.panels()}
+    fell = {}
+    for name, one in panel.items():
+        change = sm.log_softmax(sm.step(one.z, one.residual, s=one.s)) - sm.log_softmax(one.z)
+        fell[name] = int((np.delete(change, one.label) < 0).sum())
+    assert (fell["A"], fell["B"], fell["C"], fell["D"], fell["E"]) == (49, 0, 48, 48, 998)
+    assert round(float(sm.threshold_limit(panel["B"].z, 42)), 4) == -0.0027
+    assert round(-float(sm.valley_depth(panel["C"].z, 11)), 1) == -2.8
+    one = panel["D"]
+    entropies = sm.entropy(one.z), sm.entropy(sm.step(one.z, one.residual, s=one.s))
+    assert [round(float(h), 3) for h in entropies] == [0.717, 0.078]
+
+
+def test_the_notebook_leaves_numpys_global_generator_alone() -> None:
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    _notebook.panels()
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+
+
+# --- discovery --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_the_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "added_here.py").write_text(
+        '"""A title\n\nA caption about `squeeze.threshold-law`."""\n'
+        "def data(size): return {'x': [1.0]}\ndef draw(table): pass\ndef check(table): pass\n"
+    )
+    (tmp_path / "_a_tool.py").write_text("raise RuntimeError\n")
+    monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(tmp_path)])
+    try:
+        found = figures.every()
+    finally:
+        sys.modules.pop("toyld.figures.added_here", None)
+        vars(figures).pop("added_here", None)
+    assert found["added_here"].title == "A title"
+    assert found["added_here"].claims == ("squeeze.threshold-law",)
+    assert set(found) - {"added_here"} == set(FIGURES)
+    modules = {p.stem for p in Path(figures.__file__).parent.glob("*.py") if not p.stem.startswith("_")}
+    assert set(FIGURES) == modules
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('"""Title only."""', "one title line"),
+        ('"""Title\n\nA caption without a claim."""', "names claims"),
+        ('"""Title\n\nOn `squeeze.threshold-law`."""\ndef data(size): pass', "no draw, check"),
+    ],
+)
+def test_a_module_that_is_no_figure_is_refused(source: str, message: str) -> None:
+    module = type(sys)("toyld.figures.bad")
+    exec(source, vars(module))
+    with pytest.raises(figures.FigureError, match=message):
+        from_module(module)
+
+
+@pytest.mark.parametrize("slug", FIGURES)
+def test_every_claim_in_a_caption_is_in_the_registry(slug: str) -> None:
+    known = claims.every()
+    assert FIGURES[slug].claims
+    assert [id for id in FIGURES[slug].claims if id not in known] == []
+
+
+def test_globs_and_tags_select_and_a_wrong_one_lists_the_slugs() -> None:
+    assert [f.slug for f in figures.select(["squeezing_*"])] == ["squeezing_panels"]
+    assert "rare_label" in [f.slug for f in figures.select(["squeezing"])]  # a tag
+    with pytest.raises(figures.FigureError, match=f"got 'nonsense' .*{QUICK}"):
+        figures.select(["nonsense"])
+
+
+def test_importing_the_package_draws_nothing() -> None:
+    code = "import sys, toyld.figures; sys.exit(any(m.split('.')[0] in ('matplotlib', 'torch') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slug", FIGURES)
+def test_bytes_are_the_same_in_every_run(slug: str, drawn: Path, tmp_path: Path) -> None:
+    available(slug)
+    with mpl.rc_context({"font.size": 19.0, "svg.hashsalt": None, "axes.facecolor": "red"}):  # a user's own settings
+        assert figures.render(only=(slug,), size="smoke", out=tmp_path) == 0
+    for kind in ("png", "svg", "csv"):
+        first, again = (folder / f"{slug}.{kind}" for folder in (drawn, tmp_path))
+        same = first.read_bytes() == again.read_bytes()  # not in the assert: pytest would spell out the difference
+        assert same, f"{slug}.{kind} changed between two runs"
+    svg = (tmp_path / f"{slug}.svg").read_text()
+    assert "<dc:date>" not in svg
+    assert str(Path.cwd()) not in svg
+
+
+@pytest.mark.parametrize("slug", FIGURES)
+def test_from_data_is_the_same_picture(slug: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    available(slug)
+    (tmp_path / f"{slug}.csv").write_bytes((drawn / f"{slug}.csv").read_bytes())
+    monkeypatch.delenv("TOYLD_DATA", raising=False)  # no input is read
+    module = importlib.import_module(f"toyld.figures.{slug}")
+    monkeypatch.setattr(module, "data", lambda size: pytest.fail("computed"))
+    assert figures.render(only=(slug,), out=tmp_path, from_data=True, check=True, format="png") == 0
+    same = (tmp_path / f"{slug}.png").read_bytes() == (drawn / f"{slug}.png").read_bytes()
+    assert same, f"{slug}.png from its CSV differs from the first drawing"
+
+
+@pytest.mark.parametrize("slug", FIGURES)
+def test_axes_are_labelled_and_finite(slug: str, drawn: Path) -> None:
+    available(slug)
+    fig = figures.draw(slug, figures.read_table((drawn / f"{slug}.csv").read_text()))
+    assert round(fig.get_figwidth(), 2) == 5.5
+    axes = fig.axes
+    assert all(np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all() for ax in axes)
+    assert all(ax.get_title(loc="left") for ax in axes)
+    assert [bool(ax.get_xlabel()) for ax in axes].count(True) >= 1
+    assert [bool(ax.get_ylabel()) for ax in axes].count(True) >= 1
+    fig.draw_without_rendering()
+    words = [
+        (text.get_text(), text.get_window_extent())
+        for ax in axes
+        for text in [*ax.texts, ax.xaxis.label, ax.yaxis.label, ax._left_title]
+        if text.get_text()
+    ]
+    for text, box in words:
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= fig.bbox.x1 and box.y1 <= fig.bbox.y1
+        assert inside, f"{text!r} leaves the picture: {box}"
+    for i, (text, box) in enumerate(words):
+        assert [other for other, there in words[:i] if box.overlaps(there)] == [], text
+
+
+def test_style_leaves_no_trace() -> None:
+    before = dict(mpl.rcParams)
+    with _render.styled():
+        assert mpl.rcParams["svg.hashsalt"] == "toyld"
+    assert dict(mpl.rcParams) == before
+    assert "matplotlib.pyplot" not in {m for f in FIGURES.values() for m in vars(sys.modules[f.data.__module__])}
+
+
+# --- checks that can fail ---------------------------------------------------------------------------------------------
+
+# Columns that place a row and claim nothing by themselves.
+PLACES = {"rank", "class_index", "evaluation", "examples_in_log"}
+
+
+@pytest.mark.parametrize("slug", FIGURES)
+def test_wrong_data_turns_the_check_red(slug: str) -> None:
+    """Shift every numeric column by 5 % of its spread, one at a time: the check has to notice."""
+    figure = available(slug)
+    table = figures.read_table(figures.write_table(figure.data("smoke")))
+    figure.check(table)
+    unnoticed = []
+    for name, column in table.items():
+        if column.dtype.kind != "f" or name in PLACES:
+            continue
+        finite = column[np.isfinite(column)]
+        spread = np.ptp(finite) or 1.0
+        message = ""
+        try:
+            with np.errstate(all="ignore"):
+                figure.check({**table, name: column + 0.05 * spread})
+        except AssertionError as failed:
+            message = str(failed)
+        if not any(c.isdigit() for c in message):
+            unnoticed.append((name, message))
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("slug", [s for s in NEEDS_NOTHING if s != "loss_zoo"])
+def test_a_planted_sign_error_turns_the_check_red(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = FIGURES[slug]
+    right = sm.residual
+    monkeypatch.setattr(sm, "residual", lambda z, y, *, c=1.0: right(z, y, c=-c))
+    with pytest.raises((AssertionError, ValueError)):  # ValueError: no root where theory has one
+        figure.check(figures.read_table(figures.write_table(figure.data("smoke"))))
+
+
+def test_a_planted_error_in_a_loss_turns_the_zoos_check_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    from toyld import objectives
+
+    right = objectives.NPO.coefficients
+    monkeypatch.setattr(objectives.NPO, "coefficients", lambda self, batch: tuple(2 * c for c in right(self, batch)))
+    with pytest.raises(AssertionError, match="npo"):
+        FIGURES["loss_zoo"].check(FIGURES["loss_zoo"].data("smoke"))
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def fail_check(monkeypatch: pytest.MonkeyPatch, slug: str, error: Exception) -> None:
+    def check(table: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module(f"toyld.figures.{slug}"), "check", check)
+
+
+def test_a_failed_check_exits_1_and_the_others_are_still_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_check(monkeypatch, "rare_label", AssertionError("expected 2,\n got 3"))
+    run = {"only": ("rare_label", QUICK), "size": "smoke", "out": tmp_path, "format": "png"}
+    assert figures.render(**run, check=True) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("rare_label")
+    assert first.endswith("check failed: expected 2, got 3")
+    assert second.startswith(QUICK)
+    assert second.endswith("check holds")
+    assert (tmp_path / f"{QUICK}.png").exists()
+    assert json.loads((tmp_path / "rare_label.json").read_text())["check"] == "check failed: expected 2, got 3"
+    assert figures.render(**run) == 0  # without --check nothing is asserted, and the line says so
+    assert [line.endswith("not checked") for line in capsys.readouterr().out.splitlines()] == [True, True]
+
+
+def test_a_figure_that_breaks_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(size: str) -> Any:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(importlib.import_module("toyld.figures.rare_label"), "data", broken)
+    with pytest.raises(ExceptionGroup, match="rare_label") as caught:
+        figures.render(only=("rare_label", QUICK), size="smoke", out=tmp_path, format="svg")
+    assert [str(e) for e in caught.value.exceptions] == ["a bug"]
+    assert {p.name for p in tmp_path.iterdir()} == {f"{QUICK}.{kind}" for kind in ("svg", "csv", "json")}
+
+
+def test_missing_input_is_skipped_with_the_line_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TOYLD_DATA", raising=False)
+    assert figures.render(only=("published_runs",), out=tmp_path, check=True) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "skipped: TOYLD_DATA is not set; point it to a folder with runs/authors" in line
+    monkeypatch.setenv("TOYLD_DATA", str(tmp_path))
+    assert figures.render(only=("published_runs",), out=tmp_path, from_data=True) == 0
+    assert "skipped: $TOYLD_DATA/runs/authors lacks pythia410_baseline_sft" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"only": ("nonsense",)}, "matches none of"),
+        ({"size": "huge"}, "expected smoke or paper"),
+        ({"format": "png,jpg"}, "expected some of png, svg, pdf"),
+        ({"out": Path(__file__)}, "expected a folder"),
+    ],
+)
+def test_a_bad_request_is_one_line_and_draws_nothing(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(figures.FigureError, match=message) as caught:
+        figures.render(**{"out": tmp_path, **arguments})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_data_without_data_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert figures.render(only=(QUICK,), out=tmp_path, from_data=True) == 2
+    assert "run without --from-data" in capsys.readouterr().out
+    (tmp_path / f"{QUICK}.csv").write_text("a,b\n1,2\n")
+    assert figures.render(only=(QUICK,), out=tmp_path, from_data=True) == 2
+    assert "expected the columns that this version writes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["toyld.figures", "toyld.cli"])
+def test_the_module_and_the_command_are_one(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from toyld import cli
+
+    def by_module() -> None:
+        runpy.run_module("toyld.figures", run_name="__main__")
+
+    def run(*arguments: str) -> tuple[Any, str]:
+        monkeypatch.setattr(sys, "argv", ["toyld.figures", *arguments])
+        start = (lambda: cli.main(["figures", *arguments])) if command == "toyld.cli" else by_module
+        with pytest.raises(SystemExit) as end:
+            start()
+        return end.value.code, "".join(capsys.readouterr())
+
+    code, text = run("--list")
+    assert code == 0
+    assert all(f"{slug} " in text for slug in FIGURES)
+    assert all(id in text for figure in FIGURES.values() for id in figure.claims)
+    code, text = run("--only", "rare*", QUICK, "--size", "smoke", "--out", str(tmp_path), "--format", "svg", "--check")
+    assert code == 0
+    assert text.count("check holds") == 2
+    code, text = run("--only", "nonsense", "--out", str(tmp_path))
+    assert code == 2
+    assert len(text.splitlines()) == 1
+    assert QUICK in text
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_provenance(drawn: Path) -> None:
+    about = json.loads((drawn / "squeezing_panels.json").read_text())
+    assert about["seed"] == 10086
+    assert about["size"] == "smoke"
+    assert about["check"] == "check holds"
+    assert about["command"] == "python -m toyld.figures --only squeezing_panels --format png,svg --size smoke --check"
+    assert {c["id"]: c["expect"] for c in about["claims"]} == {
+        id: claims.every()[id].expect for id in FIGURES["squeezing_panels"].claims
+    }
+    assert set(about) >= {"commit", "dirty", "versions", "seconds", "csv_sha256", "inputs_sha256", "paper", "caption"}
+
+
+def test_provenance_names_the_files_that_were_read(drawn: Path) -> None:
+    available("published_runs")
+    about = json.loads((drawn / "published_runs.json").read_text())
+    assert "prob_pythia410m_dpo/prob_train_metrics.json" in about["inputs_sha256"]
+    assert os.environ["TOYLD_DATA"] not in json.dumps(about)
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.csv"
+    target.write_text("old")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _render._write(target, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+    assert target.read_text() == "old"
+
+
+def test_a_table_survives_csv_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    wide = rng.standard_normal(50) * 10.0 ** rng.integers(-300, 300, 50)
+    hard = np.concatenate([wide, [np.nan, np.inf, -0.0, 5e-324]])
+    table = {"x": hard, "n": np.arange(54), "name": np.array([f'a,"{i}' for i in range(54)])}
+    back = figures.read_table(figures.write_table(table))
+    assert [c.dtype.kind for c in back.values()] == ["f", "i", "U"]
+    assert (back["x"].view(np.int64) == hard.view(np.int64)).all()
+    assert (back["name"] == table["name"]).all()
+    assert (back["n"] == table["n"]).all()
+    assert rows(back, n=3)["name"].tolist() == ['a,"3']
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"x": np.zeros(2), "y": np.zeros(3)},
+        {"x": np.zeros((2, 2))},
+        {"x": np.zeros(0)},
+        {"x": np.array(["1", "2"])},
+        {"x": np.array([True])},
+        {"x": np.array([None])},
+    ],
+    ids=["lengths", "matrix", "empty", "numbers as text", "booleans", "objects"],
+)
+def test_a_table_that_csv_would_change_is_refused(table: dict[str, Any]) -> None:
+    with pytest.raises(figures.FigureError):
+        figures.write_table(table)
