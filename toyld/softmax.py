@@ -233,7 +233,7 @@ def alpha(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
 def threshold(z: Array, y: Any, /, *, s: Any) -> Array:
     """τ(s) = (1/s) log Σ_j π_j e^{s(π_j − 1[j=y])}, shape (...), for s > 0 (T1).
 
-    After a negative step on y the classes i ≠ y with π_i > τ(s) gain and those with π_i < τ(s) lose.
+    After a negative step on y the classes i ≠ y above τ(s) gain and those below it lose.
 
     >>> import numpy as np
     >>> float(threshold(np.log([0.70, 0.20, 0.08, 0.02]), 3, s=1.0).round(4))
@@ -326,8 +326,7 @@ def squeezing_ratio(z: Array, y: Any, /, *, s: Any) -> Array:
 def taylor_radius(v: Array, /) -> Array:
     """π/(max v − min v), shape (...): log Σ e^{z + εv} is analytic for |ε| below it, at every z.
 
-    A lower bound of the radius of convergence, not a promise that first order is good there
-    (Sao 2026, arXiv 2603.13552; T11).
+    A lower bound of the radius of convergence: first order need not be good there (Sao 2026, 2603.13552; T11).
     """
     xp = array_namespace(v)
     return math.pi / (xp.max(v, axis=-1) - xp.min(v, axis=-1))
@@ -350,8 +349,9 @@ def sam_step(z: Array, y: Any, /, *, s: Any, rho: Any, c: Any = -1.0) -> Array:
     """
     xp = array_namespace(z)
     g = residual(z, y, c=c)
-    norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
-    return step(z, residual(z + _col(rho) * g / norm, y, c=c), s=s)
+    g = g / xp.max(xp.abs(g), axis=-1, keepdims=True)  # g² would underflow near certainty
+    unit = g / xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
+    return step(z, residual(z + _col(rho) * unit, y, c=c), s=s)
 
 
 def water_filling(mu: Array, reward: Array, /, *, baseline: Any) -> Array:
