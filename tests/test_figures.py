@@ -396,7 +396,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        _render._write(target, b"new")
+        _render.write_whole(target, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
     assert target.read_text() == "old"
 

@@ -109,7 +109,7 @@ def labels(y: Any, z: Array, /, *, name: str = "y") -> Any:
     """
     size = z.shape[-1]
     if is_array_api_obj(y):
-        if type(y) is not type(z) and getattr(y, "ndim", 0):
+        if type(y) is not type(z) and y.ndim:
             msg = f"{name}: expected {type(z).__name__} labels like z, got {type(y).__name__}; use one library"
             raise BadInput(msg)
         xp = array_namespace(y)

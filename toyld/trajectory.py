@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from toyld._authors import Options, TrajectoryError, fail, read_log, sniff
+from toyld.files import write_whole
 
 __all__ = [
     "DIMS",
@@ -262,23 +262,10 @@ def below_label(ds: xr.Dataset) -> xr.DataArray:
 
 
 def _write(path: Path, payload: bytes) -> None:
-    """Atomic: a temporary name beside `path`, flushed to the disk, renamed; a reader sees the old or the new file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, payload)
     except OSError as error:
         fail(f"to write {path.name}", str(error.strerror), "check the folder, its permissions and its space")
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
 
 
 def save(ds: xr.Dataset, path: str | Path, /) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 from toyld.figures._registry import Figure, FigureError, MissingInput, every, select
 from toyld.figures._table import read_table, write_table
+from toyld.files import write_whole
 
 __all__ = ["draw", "picture", "render", "styled"]
 
@@ -67,19 +67,6 @@ def picture(figure: Figure, table: Mapping[str, Any], /, *, formats: tuple[str, 
             fig.savefig(buffer, format=kind, metadata=metadata[kind])
             out[kind] = buffer.getvalue()
     return out
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of the file or nothing of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _git() -> dict[str, Any]:
@@ -185,10 +172,10 @@ def _one(
     }
     out.mkdir(parents=True, exist_ok=True)
     if not from_data:
-        _write(target, csv)
+        write_whole(target, csv)
     for kind, content in pictures.items():
-        _write(out / f"{figure.slug}.{kind}", content)
-    _write(out / f"{figure.slug}.json", _provenance(figure, **made))
+        write_whole(out / f"{figure.slug}.{kind}", content)
+    write_whole(out / f"{figure.slug}.json", _provenance(figure, **made))
     return verdict, why
 
 
