@@ -57,7 +57,9 @@ def shown(case):
 
 for claim in refuted:
     hold(claim.id, examples=100)
-    print(f"{claim.id}\n  “{claim.statement}”\n  source:  {claim.source}\n  fails:   {shown(claim.counterexample.case)}")
+    print(
+        f"{claim.id}\n  “{claim.statement}”\n  source:  {claim.source}\n  fails:   {shown(claim.counterexample.case)}"
+    )
     print(f"  instead: {claim.instead}: {claims.every()[claim.instead].statement}\n")
 faults = {int(n) for claim in refuted for n in re.findall(r"\(F(\d+)", claim.source)}
 print("faults of the paper's list settled here:", ", ".join(f"F{n}" for n in sorted(faults)))
@@ -65,8 +67,8 @@ print("faults of the paper's list settled here:", ", ".join(f"F{n}" for n in sor
 # %% [markdown]
 # ## A slip in a coefficient
 #
-# The paper's table of residuals (App. B.2.2) prints, for IPO, the coefficient β(1 − a) with a = h − 1/2β, where h is the
-# log-ratio margin. Differentiating IPO's own loss (h − 1/2β)² gives
+# The paper's table of residuals (App. B.2.2) prints, for IPO, the coefficient β(1 − a) with a = h − 1/2β, where h is
+# the log-ratio margin. Differentiating IPO's own loss (h − 1/2β)² gives
 #
 #     c₊ = −c₋ = −2(h − 1/2β)
 #
@@ -105,7 +107,7 @@ plt.close(figure)
 #
 # "After SFT on y every other class is less likely." Refute it by hand: three classes, rational probabilities.
 #
-# **Solution.** A class j gains if π_j < ‖π‖² − π_y (to first order), so take a peaky π and a label that is not the peak.
+# **Solution.** A class j gains if π_j < ‖π‖² − π_y (to first order), so take a peaky π and a label that is not its peak.
 # With π = (8/10, 1/10, 1/10) and y = 1, ‖π‖² − π_y = 0.66 − 0.1 = 0.56 > 1/10: class 2 gains, though nobody asked.
 
 # %%

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from toyld.claims.base import Claim, Counterexample, Field, Margin, Premises, Result, Without, claim, evaluate, registry
 
 __all__ = [
+    "CHAPTERS",
     "Claim",
     "Counterexample",
     "Field",
@@ -29,14 +30,36 @@ __all__ = [
 ]
 
 _TOOLS = {"base", "exact", "spaces", "tools"}
+# The chapters in the order of the story; the word before the dot of a claim's id.
+CHAPTERS = {
+    "decomposition": "A, K, G and the remainder of first order",
+    "squeeze": "who gains and who loses by one negative gradient",
+    "trends": "rarer labels, peakier models, measure by measure",
+    "entropy": "when a push makes the model more certain",
+    "sft": "the positive gradient and its mirror",
+    "extend": "training on the rejected answer first",
+    "step": "how far first order can be trusted",
+    "residual": "what each loss really pushes, and its limits",
+    "pair": "preference pairs, displacement, populations",
+    "sam": "logits-SAM against squeezing",
+    "gate": "gated rejected gradients",
+    "policy": "PPO, GRPO, negative samples, TOPR, AsymRE",
+    "unlearning": "GA, NPO, unlikelihood, BS-T",
+}
 
 
 def every() -> dict[str, Claim]:
-    """All claims by id, in the order of their chapters' file names."""
+    """All claims by id, chapter by chapter."""
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
         if module not in _TOOLS:
             importlib.import_module(f"{__name__}.{module}")
-    return registry
+    order = list(CHAPTERS)
+
+    def place(id: str) -> int:
+        chapter = id.split(".")[0]
+        return order.index(chapter) if chapter in CHAPTERS else len(order)
+
+    return {id: registry[id] for id in sorted(registry, key=place)}
 
 
 def select(globs: Iterable[str] = ()) -> list[Claim]:
