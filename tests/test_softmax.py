@@ -279,11 +279,11 @@ def test_water_filling_is_where_the_gradient_flow_ends():
     """AsymRE, Thm 4.2: follow dz/dt = w − π Σw from a random start."""
     rng = np.random.default_rng(5)
     mu, reward = rng.dirichlet(np.ones(6)), rng.normal(size=6)
-    for gap in (2.0, 0.5, 0.05):
+    for gap in (2.0, 0.5, 0.1):
         baseline = mu @ reward - gap
         w = mu * (reward - baseline)
         z = rng.normal(size=6)
-        for _ in range(200_000):
+        for _ in range(20_000):
             z = z + 0.2 * (w - np.exp(sm.log_softmax(z)) * w.sum()) / gap
         want = sm.water_filling(mu, reward, baseline=baseline)
         assert want.sum() == pytest.approx(1.0, abs=1e-12)
@@ -314,5 +314,5 @@ MODULES = [m.name for m in pkgutil.walk_packages(toyld.__path__, "toyld.") if no
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
     module = importlib.import_module(name)
-    failed, _ = doctest.testmod(module)
+    failed, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert failed == 0

@@ -11,7 +11,21 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-from toyld.claims.base import Claim, Counterexample, Field, Margin, Premises, Result, Without, claim, evaluate, registry
+import numpy as np
+
+from toyld.claims.base import (
+    Claim,
+    Counterexample,
+    Field,
+    Margin,
+    Premises,
+    Result,
+    Without,
+    claim,
+    evaluate,
+    registry,
+    shrink,
+)
 
 __all__ = [
     "CHAPTERS",
@@ -27,6 +41,7 @@ __all__ = [
     "every",
     "hold",
     "select",
+    "surprise",
 ]
 
 _TOOLS = {"base", "exact", "spaces", "tools"}
@@ -87,9 +102,19 @@ def hold(id: str, *, examples: int = 500, seed: int = 0) -> Result:
     (one,) = select([id])
     result = evaluate(one, examples=examples, seed=seed)
     if not result.as_expected:
-        msg = (
-            f"{id}: expected {one.expect!r}, got {result.verdict!r} {result.why}\n  {one.statement}\n"
-            f"  {result.cases} cases, worst margin {result.worst:.3g} bounds, at {result.case}"
-        )
-        raise AssertionError(msg)
+        raise AssertionError(surprise(result))
     return result
+
+
+def surprise(result: Result, /) -> str:
+    """Why a claim did not come out as asserted: its numbers and, if it broke, the simplest case that breaks it."""
+    one = result.claim
+    lines = [
+        f"{one.id}: expected {one.expect!r}, got {result.verdict!r} ({result.why})",
+        f"  {one.statement}",
+        f"  {result.cases} cases, worst margin {result.worst:.3g} error bounds",
+    ]
+    if result.verdict == "refuted" and one.premises.fields and (simplest := shrink(one.check, one.premises)):
+        case = ", ".join(f"{name} = {np.asarray(a)[0].tolist()}" for name, a in simplest.items())
+        lines.append(f"  simplest case found: {case}")
+    return "\n".join(lines)
