@@ -124,15 +124,16 @@ def bench_step(classes: int, rows: int, target: float, how: Effort) -> Result:
     return against_autograd("step", ours, lambda: z, (classes, rows), 1, target=target, how=how)
 
 
-def bench_namespace(classes: int, how: Effort) -> Result:
-    """One update through the array namespace, `softmax.step` of `softmax.residual` on numpy arrays, one row."""
+def bench_step_function(classes: int, how: Effort, *, one_label: bool) -> Result:
+    """`softmax.step` of `softmax.residual` on a numpy row: its label an integer, or an array as in any array library."""
     z, y = (a.numpy() for a in start(classes, 1))
+    label = int(y[0]) if one_label else y
     state = [z]
 
     def update(c: float) -> None:
-        state[0] = softmax.step(state[0], softmax.residual(state[0], y, c=c), s=STEP)
+        state[0] = softmax.step(state[0], softmax.residual(state[0], label, c=c), s=STEP)
 
-    note = " (array namespace)"
+    note = " (softmax.step, integer label)" if one_label else " (softmax.step, array namespace)"
     ours = alternating(update)
     return against_autograd("step", ours, lambda: state[0], (classes, 1), 1, target=3.0, how=how, note=note)
 
@@ -250,7 +251,8 @@ def comparisons(size: str) -> Iterator[Result]:
     torch.set_num_threads(1)
     if size == "smoke":
         how = Effort(repeats=1, at_least=0.0)
-        yield bench_namespace(50, how)
+        yield bench_step_function(50, how, one_label=True)
+        yield bench_step_function(50, how, one_label=False)
         yield bench_step(1000, 4, 1.0, how)
         for classes, rows, steps in [(50, 1, 20), (50, 64, 20), (1000, 2, 5)]:
             yield bench_run(classes, rows, steps, 5.0, how)
@@ -259,7 +261,8 @@ def comparisons(size: str) -> Iterator[Result]:
         return
     how = Effort(repeats=11, at_least=0.02)
     small, large = [(50, 1), (50, 1024), (1000, 1), (1000, 1024)], [(50257, 1), (151936, 1), (151936, 16)]
-    yield bench_namespace(50, how)
+    yield bench_step_function(50, how, one_label=True)
+    yield bench_step_function(50, how, one_label=False)
     # One update in place has a target at large V alone: elsewhere 1 = not slower.
     for classes, rows in [*small, *large]:
         yield bench_step(classes, rows, 2.0 if classes > 50000 else 1.0, how)

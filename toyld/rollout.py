@@ -28,8 +28,9 @@ import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
 from toyld.checked import BadInput
+from toyld.softmax import residual
 
-__all__ = ["lumped", "lumped_pair", "run", "run_dpo", "run_pair"]
+__all__ = ["flow", "lumped", "lumped_pair", "run", "run_dpo", "run_pair"]
 
 Array = Any
 
@@ -185,6 +186,45 @@ def lumped_pair(
     array([ 0.625, -0.875,  0.125])
     """
     return _run(z, y_plus, y_minus, (s, c_plus, c_minus), steps, None, trace, every, count=count)
+
+
+def flow(z: Any, y: int, /, *, times: Any, c: float = -1.0, rtol: float = 1e-10) -> Any:
+    """Gradient flow dz/dt = −c(π − e_y) from one start z (V,), numpy only; returns z(t), shape (T, V).
+
+    The limit of many small steps: `times` rises from ≥ 0, in units of s. scipy's LSODA with local error `rtol`; Σz is
+    conserved.
+
+    Raises:
+        BadInput: times that do not rise from ≥ 0.
+        RuntimeError: the solver gave up (its own message).
+
+    >>> import numpy as np
+    >>> from toyld.softmax import softmax
+    >>> softmax(flow(np.log([0.70, 0.20, 0.08, 0.02]), 3, times=[1.0], c=-1.0))[0].round(3)
+    array([0.82 , 0.129, 0.047, 0.004])
+    """
+    from scipy.integrate import solve_ivp
+
+    times = np.asarray(times, dtype=float)
+    if (
+        times.ndim != 1
+        or not len(times)
+        or not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all())
+    ):
+        msg = f"times: expected numbers that rise from ≥ 0, got {times.tolist()}"
+        raise BadInput(msg)
+    run = solve_ivp(
+        lambda _, at: -residual(at, y, c=c),
+        (0.0, float(times[-1])),
+        np.asarray(z, dtype=float),
+        method="LSODA",
+        t_eval=times,
+        rtol=rtol,
+        atol=rtol,
+    )
+    if not run.success:
+        raise RuntimeError(run.message)
+    return run.y.T
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, each, identity, rounding
 from toyld.claims.spaces import label, logits, real, reals, step_size
 from toyld.claims.tools import at, span
+from toyld.rollout import flow
 
 Array = Any
 UNLIKELIHOOD = "Welleck et al. 2020, unlikelihood training (arXiv 1908.04319), token level"
@@ -185,7 +186,7 @@ def npo_same_path(z: Array, y: Array, beta: Array, ahead: Array, t: Array) -> Ma
 
     run = solve_ivp(field, (0.0, float(t)), np.append(z, 0.0), method="DOP853", rtol=tol, atol=tol)
     npo, tau = run.y[:size, -1], run.y[size, -1]
-    ga = sm.flow(z, int(y), times=[tau], rtol=tol)[-1]
+    ga = flow(z, int(y), times=[tau], rtol=tol)[-1]
     # Local errors tol(1 + |z|) in fewer than 1000 steps. GA's field expands them by at most e^{τ/2} (the Hessian of
     # log Σ e^z is at most 1/2), NPO's by e^{τ/2 + βt}: |∂W/∂z| ≤ βW(1 − W/2)|π − e_y| ≤ β/√2, and |π − e_y| ≤ √2.
     bound = tol * 1000.0 * (1.0 + np.abs(z).max() + 2.0 * tau) * np.exp(0.5 * tau + beta * t)
