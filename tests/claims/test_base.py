@@ -66,6 +66,40 @@ def test_a_refutation_needs_a_certificate_that_the_float_check_sees_too():
     assert "does not see" in refuted({"x": 0}, lambda x: arb(-1)).why
 
 
+def test_a_counterexample_must_satisfy_the_premise():
+    from flint import arb
+
+    inside = Premises({"x": real(0.0, 1.0)}, sizes=(2,), where=lambda x: x < 0.5)
+    claim = make(
+        lambda x: margin(0.5 - x),
+        inside,
+        expect="refuted",
+        counterexample=Counterexample({"x": 1}, lambda x: arb("0.5") - x),
+    )
+    assert evaluate(claim).why == "the counterexample breaks the premise"
+
+
+@pytest.mark.parametrize("bound", [np.inf, -1.0, 0.0, np.nan])
+def test_a_bound_that_is_none_is_a_failure(bound):
+    assert evaluate(make(lambda x: Margin(-1.0 - x, np.full_like(x, bound)))).verdict == "refuted"
+
+
+def test_cases_that_say_nothing_do_not_count():
+    silent = make(lambda x: margin(np.full_like(x, np.inf)))
+    assert (evaluate(silent).verdict, evaluate(silent).cases) == ("undecided", 0)
+    half = evaluate(make(lambda x: margin(np.where(x < 0.5, np.inf, 1.0)), hunt=False), examples=1000)
+    assert 400 < half.cases < 600
+
+
+def test_an_identity_beside_an_inequality_does_not_blind_the_optimiser():
+    def both(x):
+        rare = np.abs(x - 0.3141) - 5e-7
+        return Margin(np.stack([np.full_like(x, 1e-13), rare], axis=-1), np.full((len(x), 2), 1e-12))
+
+    assert evaluate(make(both), examples=1000).verdict == "refuted"
+    assert evaluate(make(both, hunt=False), examples=1000).verdict == "holds"
+
+
 def test_an_open_conjecture_stays_open_until_broken():
     assert evaluate(make(lambda x: margin(x + 1.0), kind="conjecture", expect="open")).verdict == "open"
     assert evaluate(make(lambda x: margin(x - 0.5), kind="conjecture", expect="open")).verdict == "refuted"
