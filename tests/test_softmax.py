@@ -15,7 +15,7 @@ from toyld import softmax as sm
 from toyld.rollout import flow
 
 mpmath.mp.dps = 400  # 1 − p is formed directly, also for p = 1e-300
-RTOL = 1e-12  # the stated relative error in float64 (CONTRIBUTING.md, Numbers)
+RTOL = 1e-12  # the stated relative error in float64 (CONTRIBUTING.md, Style 5)
 
 PEAKY_VALLEY = np.log([0.70, 0.20, 0.08, 0.02])
 LOGITS = [
@@ -127,7 +127,17 @@ def test_squeezing_ratio_down_to_1e_300(p_y, s):
     close(sm.squeezing_ratio(z, 3, s=s), (after[0] - p[0]) / (p[3] - after[3]))
 
 
-# The numbers of the theory file, §2.2, to the digits given.
+@pytest.mark.parametrize("gap", [1e-10, 1e-5, 0.0])
+def test_near_ties_keep_their_digits(gap):
+    z = np.array([gap, 0.0, -690.0])
+    p = mp_softmax(z)
+    d = mp_direction(p, 2, -1)
+    after = [a * mpmath.exp(mpmath.mpf(0.5) * b) for a, b in zip(p, d, strict=True)]
+    after = [a / mpmath.fsum(after) for a in after]
+    close(sm.squeezing_ratio(z, 2, s=0.5), (after[0] - p[0]) / (p[2] - after[2]))
+
+
+# Golden values, to four decimals.
 GOLDEN = [
     (PEAKY_VALLEY, 3, 1.0, -1.0, (0.8064, 0.1397, 0.0496, 0.0043)),
     (PEAKY_VALLEY, 3, 3.0, -1.0, (0.9244, 0.0589, 0.0164, 0.0002)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from array_api_compat import device
 
-__all__ = ["cgf", "col", "logsumexp", "parts"]
+__all__ = ["cgf", "col", "logsumexp", "parts", "pick"]
 
 Array = Any
 
@@ -17,10 +17,15 @@ def col(a: Any, /) -> Any:
     return a[..., None] if getattr(a, "ndim", 0) else a
 
 
+def pick(xp: ModuleType, at: Array, a: Array) -> Array:
+    """The entry of a (..., V) where the one-hot mask `at` is, shape (..., 1); the others may be infinite."""
+    return xp.sum(xp.where(at, a, xp.zeros_like(a)), axis=-1, keepdims=True)
+
+
 def parts(xp: ModuleType, z: Array) -> tuple[Array, Array, Array, Array]:
     """(mask of the largest logit, max z, z − max z, Σ over the *other* classes of e^{z − max z})."""
     top = xp.arange(z.shape[-1], device=device(z)) == col(xp.argmax(z, axis=-1))
-    largest = xp.sum(xp.where(top, z, xp.zeros_like(z)), axis=-1, keepdims=True)
+    largest = pick(xp, top, z)
     shifted = z - largest
     rest = xp.sum(xp.where(top, xp.zeros_like(z), xp.exp(shifted)), axis=-1, keepdims=True)
     return top, largest, shifted, rest

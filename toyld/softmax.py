@@ -25,6 +25,7 @@ from toyld._stable import cgf as _cgf
 from toyld._stable import col as _col
 from toyld._stable import logsumexp as _logsumexp
 from toyld._stable import parts as _parts
+from toyld._stable import pick as _pick
 
 __all__ = [
     "alpha",
@@ -214,11 +215,12 @@ def log_alpha(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
     xp = array_namespace(z)
     logp, d = log_softmax(z), displacement(z, y, s=s, c=c)
     out = d - _cgf(xp, logp, d)[..., None]
-    for i in (y, runner_up(z, y)):
-        at = one_hot(z, i)
-        own = xp.sum(xp.where(at, d, xp.zeros_like(d)), axis=-1, keepdims=True)
-        out = xp.where(at, -_cgf(xp, logp, d - own)[..., None], out)
-    return out
+    label, star = one_hot(z, y), one_hot(z, runner_up(z, y))
+    out = xp.where(label, -_cgf(xp, logp, d - _pick(xp, label, d))[..., None], out)
+    # π_j − π_{y*} = π_{y*}(e^{z_j − z_{y*}} − 1) keeps its digits at near ties, where the difference would lose them.
+    gap = xp.exp(_pick(xp, star, logp)) * xp.expm1(xp.where(label, xp.zeros_like(z), z - _pick(xp, star, z)))
+    gap = xp.where(label, d - _pick(xp, star, d), -_col(s) * _col(c) * gap)
+    return xp.where(star, -_cgf(xp, logp, gap)[..., None], out)
 
 
 def alpha(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
@@ -235,7 +237,7 @@ def alpha(z: Array, y: Any, /, *, s: Any, c: Any = -1.0) -> Array:
 def threshold(z: Array, y: Any, /, *, s: Any) -> Array:
     """τ(s) = (1/s) log Σ_j π_j e^{s(π_j − 1[j=y])}, shape (...), for s > 0 (T1).
 
-    After a negative step on y the classes i ≠ y above τ(s) gain and those below it lose.
+    After a negative step on y the classes i ≠ y above τ(s) gain and those below it lose. Cancels where it is near 0.
 
     >>> import numpy as np
     >>> float(threshold(np.log([0.70, 0.20, 0.08, 0.02]), 3, s=1.0).round(4))
@@ -309,14 +311,14 @@ def entropy_rate(z: Array, v: Array, /) -> Array:
 def valley_depth(z: Array, y: Any, /) -> Array:
     """−log π_y − H(π), shape (...), nats (T6). At 0 or above, y is a *valley* and pushing it down lowers H.
 
+    Where π_y rounds to 1 both terms vanish and the depth reads 0: the top class is no valley, unless all are equal.
+
     >>> import numpy as np
     >>> round(float(valley_depth(np.log([0.70, 0.20, 0.08, 0.02]), 3)), 2)
     3.06
     """
     xp = array_namespace(z)
-    logp = log_softmax(z)
-    own = xp.sum(xp.where(one_hot(z, y), logp, xp.zeros_like(logp)), axis=-1)
-    return -own - entropy(z)
+    return -_pick(xp, one_hot(z, y), log_softmax(z))[..., 0] - entropy(z)
 
 
 def squeezing_ratio(z: Array, y: Any, /, *, s: Any) -> Array:
@@ -331,14 +333,9 @@ def squeezing_ratio(z: Array, y: Any, /, *, s: Any) -> Array:
     """
     xp = array_namespace(z)
     logp, change = log_softmax(z), log_alpha(z, y, s=s)
-    zero = xp.zeros_like(z)
     own, star = one_hot(z, y), one_hot(z, runner_up(z, y))
-
-    def pick(at: Array, a: Array) -> Array:
-        return xp.sum(xp.where(at, a, zero), axis=-1)
-
-    odds = xp.exp(pick(star, logp) - pick(own, logp))
-    return odds * xp.expm1(pick(star, change)) / -xp.expm1(pick(own, change))
+    odds = xp.exp(_pick(xp, star, logp) - _pick(xp, own, logp))
+    return (odds * xp.expm1(_pick(xp, star, change)) / -xp.expm1(_pick(xp, own, change)))[..., 0]
 
 
 def taylor_radius(v: Array, /) -> Array:
