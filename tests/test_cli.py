@@ -45,7 +45,8 @@ def test_an_unexpected_verdict_exits_1_and_names_the_claim(capsys, monkeypatch):
     monkeypatch.setattr(softmax, "threshold_limit", lambda z, y: -whole(z, y))
     code, _, err = run(capsys, "claims", "squeeze.threshold-limit", "--examples", 100)
     assert code == 1
-    assert "squeeze.threshold-limit: expected holds, got refuted" in err
+    assert "squeeze.threshold-limit: expected 'holds', got 'refuted'" in err
+    assert "simplest case found: z = [" in err
 
 
 BAD = {
@@ -53,6 +54,11 @@ BAD = {
     "unknown rung": (("claims", "--rung", "attic"), "expected a rung out of softmax, contexts"),
     "rung without claims": (("claims", "squeeze.*", "--rung", "llm"), "expected claims at rung 'llm', got none"),
     "no examples": (("claims", "--examples", 0), "--examples: expected at least 1, got 0"),
+    "a folder for JSON": (("claims", "--json", "/"), "--json: expected a file in an existing folder, got /"),
+    "an endless step": (
+        ("step", "--logits", "0", "1", "--label", 0, "--s", "1e300", "--c", "-1e300"),
+        "--s, --c: expected",
+    ),
     "no such folder": (("claims", "--json", "/nowhere/at/all.json"), "--json: expected a file in an existing folder"),
     "NaN logits": (("step", "--logits", "nan", "1", "--label", 0), "--logits: expected finite logits, got nan at (0,)"),
     "negative probability": (("step", "--probs", "1.5", "-0.5", "--label", 0), "--probs: expected probabilities > 0"),
@@ -73,6 +79,27 @@ def test_bad_input_is_one_line_and_exit_2(what, capsys):
     assert message in err
     assert err.count("\n") == 1, err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("logits", [("1000", "0", "0"), ("0", "800"), ("0", "0")])
+def test_step_near_certainty_says_nothing_false(logits, capsys, recwarn):
+    code, out, err = run(capsys, "step", "--logits", *logits, "--label", 0)
+    assert (code, err, len(recwarn)) == (0, "", 0)
+    assert "nan" not in out
+    assert ("a valley" in out) == (logits != ("1000", "0", "0"))
+
+
+def test_a_broken_check_is_undecided_and_the_board_still_prints(capsys, monkeypatch):
+    from toyld import softmax
+
+    def broken(*_, **__):
+        raise IndexError("out of cheese")
+
+    monkeypatch.setattr(softmax, "threshold_limit", broken)
+    code, out, err = run(capsys, "claims", "squeeze.threshold-l*", "--examples", 50)
+    assert code == 1
+    assert "squeeze.threshold-law" in out
+    assert "the check raised IndexError: out of cheese" in err
 
 
 def test_bad_arguments_are_the_parsers_own_message(capsys):

@@ -54,22 +54,25 @@ for id in ("squeeze.threshold-law", "squeeze.threshold-limit", "squeeze.threshol
 # %% [markdown]
 # ## How peaky is peaky?
 #
-# From a flat distribution everybody gains alike. From a peaky one only y* gains. The border has a number: once the top
-# class holds 1/√3 ≈ 0.577 and is not the one penalised, every other class falls, at every step.
+# From a flat distribution everybody gains alike. From a peaky one only y* gains: exactly when the second largest of the
+# others is below τ(s). There is a number that suffices, and no smaller one does: once the top class holds
+# 1/√3 ≈ 0.577 and is not the one penalised, every other class falls, at every step.
 
 # %%
 flat = np.zeros(4)
 print("flat :", sm.alpha(flat, 0, s=1.0).round(3))
 print("peaky:", sm.alpha(z, y, s=1.0).round(3))
 hold("squeeze.uniform-shares-equally")
+hold("squeeze.winner-takes-all")
 hold("squeeze.peak-takes-all")
 
 # %% [markdown]
 # ## A valley lowers the entropy
 #
-# Pushing down a likely class spreads the model out. Pushing down an unlikely one does the opposite. The border is
-# exactly where the surprise of the label equals the entropy: if −log π_y ≥ H(π), a *valley*, then H falls, whatever the
-# step. That is why a negative gradient on an answer that the model would never give makes it more certain, not less.
+# Pushing down a likely class spreads the model out. Pushing down an unlikely one does the opposite: if the surprise of
+# the label is at least the entropy, −log π_y ≥ H(π), a *valley*, then H falls, whatever the step. That is why a negative
+# gradient on an answer that the model would never give makes it more certain, not less. The condition is sufficient,
+# not necessary: just above a valley H may fall too.
 
 # %%
 wide = np.array([2.0, 1.0, 0.0, -1.0, -2.0])
@@ -78,6 +81,7 @@ for label in range(5):
     kind = "valley" if sm.valley_depth(wide, label) >= 0 else "      "
     print(f"push down class {label} (π = {sm.softmax(wide)[label]:.3f}) {kind}  ΔH = {change:+.4f}")
 hold("entropy.valley")
+hold("entropy.only-valleys-lower-it")
 
 # %% [markdown]
 # ## Picture

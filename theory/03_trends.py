@@ -129,7 +129,8 @@ hold("trends.peakier-raises-threshold")
 hold("trends.peakier-lifts-top-more")  # refuted
 
 # %% [markdown]
-# What y* gains rises, turns, and goes to zero: a model that is already certain has nothing left to gain, since
+# What y* gains rises and turns. It vanishes as π_{y*} → 1 (which also takes π_y → 0): a model that is already certain
+# has nothing left to gain, since
 #
 #     log α_{y*} ≤ 2 s π_{y*} (1 − π_{y*})           once π_{y*} ≥ 1/2.
 #

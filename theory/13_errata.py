@@ -62,7 +62,7 @@ for claim in refuted:
     )
     print(f"  instead: {claim.instead}: {claims.every()[claim.instead].statement}\n")
 faults = {int(n) for claim in refuted for n in re.findall(r"\(F(\d+)", claim.source)}
-print("faults of the paper's list settled here:", ", ".join(f"F{n}" for n in sorted(faults)))
+print("of our list of faulty statements (F-numbers, see CONTRIBUTING.md) settled here:", ", ".join(f"F{n}" for n in sorted(faults)))
 
 # %% [markdown]
 # ## A slip in a coefficient

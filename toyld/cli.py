@@ -32,7 +32,7 @@ def claims(
     Args:
         globs: Claim ids or globs such as 'squeeze.*' (all by default).
         rung: Only this rung of the ladder.
-        examples: Sampled cases per claim; an optimiser then hunts for counterexamples.
+        examples: Sampled cases per claim (dear claims take fewer); an optimiser then hunts for counterexamples.
         seed: A number, or "random" to explore (the seed is printed).
         json: Also write the board to this file.
     """
@@ -40,14 +40,15 @@ def claims(
     from rich.progress import track
 
     from toyld import scoreboard
-    from toyld.claims import select
+    from toyld.checked import BadInput
+    from toyld.claims import evaluate, select, surprise
 
     if examples < 1:
         msg = f"--examples: expected at least 1, got {examples}"
-        raise ValueError(msg)
-    if json is not None and not json.absolute().parent.is_dir():
+        raise BadInput(msg)
+    if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
         msg = f"--json: expected a file in an existing folder, got {json}"
-        raise ValueError(msg)
+        raise BadInput(msg)
     if seed == "random":
         seed = int.from_bytes(os.urandom(4), "big")
     chosen = select(globs)
@@ -69,7 +70,10 @@ def claims(
     surprises = [r for r in rows if r["verdict"] not in (r["expect"], "not run")]
     for r in surprises:
         why = "; ".join(c["why"] for c in r["cells"].values() if c.get("why"))
-        print(f"{r['id']}: expected {r['expect']}, got {r['verdict']} ({why})", file=sys.stderr)
+        line = f"{r['id']}: expected {r['expect']}, got {r['verdict']} ({why})"
+        if r["verdict"] == "refuted":  # show the simplest case that breaks it
+            line = surprise(evaluate(select([r["id"]])[0], examples=examples, seed=seed))
+        print(line, file=sys.stderr)
     return 1 if surprises else 0
 
 
@@ -108,24 +112,31 @@ def step(
     if not np.isfinite(c) or c == 0:
         msg = f"--c: expected a finite number other than 0, got {c}"
         raise checked.BadInput(msg)
-    p, change = softmax.softmax(z), softmax.log_alpha(z, label, s=s, c=c)
+    with np.errstate(all="ignore"):  # what floats cannot tell is said in words below
+        p, change = softmax.softmax(z), softmax.log_alpha(z, label, s=s, c=c)
+        tau, limit = softmax.threshold(z, label, s=s * abs(c)), softmax.threshold_limit(z, label)
+        share = 1.0 if len(z) == 2 else float(softmax.squeezing_ratio(z, label, s=s * abs(c)))
+        depth = float(softmax.valley_depth(z, label))
+    if not np.isfinite(change).all():
+        msg = f"--s, --c: expected a step that moves the logits by a finite amount, got s·c = {s * c:g}"
+        raise checked.BadInput(msg)
     out = Table(box=None, pad_edge=False)
     for name in ("class", "before", "after", "log ratio", ""):
         out.add_column(name, justify="left" if name == "" else "right")
     star = int(softmax.runner_up(z, label))
     for i in range(len(z)):
         role = "label" if i == label else "largest other" if i == star else ""
-        after = float(np.exp(softmax.log_softmax(z)[i] + change[i]))
-        out.add_row(str(i), f"{p[i]:.4f}", f"{after:.4f}", f"{change[i]:+.4f}", role)
+        before_after = (f"{x:.4f}" if x >= 5e-5 else f"{x:.1e}" for x in (p[i], p[i] * np.exp(change[i])))
+        out.add_row(str(i), *before_after, f"{change[i]:+.4f}", role)
     Console().print(out)
     if c < 0:
-        strength = -c * s
-        tau, limit = softmax.threshold(z, label, s=strength), softmax.threshold_limit(z, label)
-        share = softmax.squeezing_ratio(z, label, s=strength)
-        depth = softmax.valley_depth(z, label)
         print(f"τ = {tau:.4f}: other classes above it gain, those below lose (→ {limit:.4f} as s → 0)")
-        print(f"the largest other class gains {share:.2f} per unit of mass taken from the label")
-        print(f"the label is {'a valley: entropy falls' if depth >= 0 else 'no valley'} (−log π − H = {depth:+.4f})")
+        known = np.isfinite(share)
+        print(
+            f"the largest other class gains {f'{share:.2f}' if known else 'too much for floats'} per unit of mass taken"
+        )
+        valley = depth >= 0 and (z[label] < z.max() or np.ptp(z) == 0)  # near certainty the depth rounds to 0
+        print(f"the label is {'a valley: entropy falls' if valley else 'no valley'} (−log π − H = {depth:+.4f})")
     return 0
 
 
@@ -174,11 +185,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def guard(run: Callable[[], int | None]) -> int:
-    """Run a command; bad input becomes one line on stderr and exit code 2."""
+    """Run a command: bad input becomes one line on stderr and exit code 2; a bug keeps its traceback."""
+    from toyld.checked import BadInput
+
     try:
         return int(run() or 0)
-    except (ValueError, OSError) as bad:
-        if os.environ.get("TOYLD_DEBUG"):
-            raise
-        print("toyld: " + " ".join(str(bad).split()), file=sys.stderr)
-        return 2
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BadInput as bad:
+        message = str(bad)
+    except OSError as bad:
+        message = f"expected a file or folder that can be read and written, got {bad.filename}: {bad.strerror}"
+    print("toyld: " + " ".join(message.split()), file=sys.stderr)
+    return 2

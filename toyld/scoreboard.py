@@ -65,22 +65,30 @@ def score(
 ) -> Iterator[dict[str, Any]]:
     """One row after the other, as they are computed; with `rung`, only claims that live there.
 
+    A claim whose check breaks down reads *undecided* with the error as its reason; the others are still tried.
+
     Raises:
-        ValueError: an unknown rung, or no claim that lives there.
+        BadInput: an unknown rung, or no claim that lives there.
     """
+    from toyld.checked import BadInput
+
     if rung is not None and rung not in RUNGS:
         msg = f"expected a rung out of {', '.join(RUNGS)}, got {rung!r}"
-        raise ValueError(msg)
+        raise BadInput(msg)
     chosen = [c for c in claims if rung is None or rung in c.rungs]
     if not chosen:
         msg = f"expected claims at rung {rung!r}, got none of those chosen; leave --rung out to see where they live"
-        raise ValueError(msg)
+        raise BadInput(msg)
 
     def rows() -> Iterator[dict[str, Any]]:
         for claim in chosen:
             cells = {}
             for at in claim.rungs if rung is None else [rung]:
-                cells[at] = cell(SERVES[at](claim, examples, seed)) if at in SERVES else NOT_RUN
+                try:
+                    cells[at] = cell(SERVES[at](claim, examples, seed)) if at in SERVES else NOT_RUN
+                except Exception as broken:  # one broken check must not hide the rest of the board
+                    why = f"the check raised {type(broken).__name__}: {broken}"
+                    cells[at] = {"verdict": "undecided", "cases": 0, "why": why, "recorded": None}
             yield row(claim, cells)
 
     return rows()

@@ -1,5 +1,7 @@
 """Every claim of the registry is tried: the executable theory. The test id is the claim's id."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -68,6 +70,9 @@ def test_the_registry_is_whole():
         assert c.source, c.id
         assert all(r in scoreboard.RUNGS for r in c.rungs), c.id
         assert c.instead is None or EVERY[c.instead].expect == "holds", f"{c.id}: {c.instead}"
+        assert not re.search(r"\. [A-Z]", c.statement), f"{c.id}: a statement is one sentence"
+        if c.kind == "theorem" and c.expect == "holds":
+            assert c.without is not None, f"{c.id}: a theorem names a premise that is needed"
         if c.kind == "theorem":
             assert len(c.proof) > 20, f"{c.id}: a theorem carries a proof"
         if c.expect == "refuted":

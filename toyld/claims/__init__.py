@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from toyld.checked import BadInput
 from toyld.claims.base import (
     Claim,
     Counterexample,
@@ -81,7 +82,7 @@ def select(globs: Iterable[str] = ()) -> list[Claim]:
     """The claims whose id matches one of the globs (all of them without globs).
 
     Raises:
-        ValueError: a glob that matches nothing.
+        BadInput: a glob that matches nothing.
     """
     claims = every()
     patterns = list(globs) or ["*"]
@@ -89,7 +90,7 @@ def select(globs: Iterable[str] = ()) -> list[Claim]:
         if not fnmatch.filter(claims, pattern):
             chapters = ", ".join(sorted({id.split(".")[0] + ".*" for id in claims}))
             msg = f"expected a claim id or glob, got {pattern!r} which matches none; chapters: {chapters}"
-            raise ValueError(msg)
+            raise BadInput(msg)
     return [c for c in claims.values() if any(fnmatch.fnmatchcase(c.id, p) for p in patterns)]
 
 
