@@ -35,7 +35,7 @@ print("π =", p.round(4))
 
 # %%
 y = 3
-g = sm.residual(z, y)
+g = sm.residual(z, y)  # in the chapters, hold(id) tries a claim and raises if it does not come out as asserted
 print("G =", g.round(4))
 np.testing.assert_allclose(g.sum(), 0.0, atol=1e-15)
 hold("decomposition.residual-sums-to-zero")

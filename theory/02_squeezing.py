@@ -22,7 +22,7 @@ print("after ", after.round(4))
 np.testing.assert_array_equal(after.round(4), [0.8064, 0.1397, 0.0496, 0.0043])
 
 # %% [markdown]
-# Only 2 % could be taken from class 3, yet class 0 gained 11 %: classes 1 and 2, which nobody touched, paid for it.
+# Only 2 points could be taken from class 3, yet class 0 gained 11: classes 1 and 2, which nobody touched, paid for it.
 #
 # ## Two guarantees
 #
@@ -70,9 +70,9 @@ hold("squeeze.peak-takes-all")
 # ## A valley lowers the entropy
 #
 # Pushing down a likely class spreads the model out. Pushing down an unlikely one does the opposite: if the surprise of
-# the label is at least the entropy, −log π_y ≥ H(π), a *valley*, then H falls, whatever the step. That is why a negative
-# gradient on an answer that the model would never give makes it more certain, not less. The condition is sufficient,
-# not necessary: just above a valley H may fall too.
+# the label is at least the entropy, −log π_y ≥ H(π), a *valley*, then H falls, whatever the step. That is why a
+# negative gradient on an answer that the model would never give makes it more certain, not less. The condition is
+# sufficient, not necessary: just above a valley H may fall too.
 
 # %%
 wide = np.array([2.0, 1.0, 0.0, -1.0, -2.0])

@@ -4,7 +4,7 @@
 # **Question.** Theory travels by slogan: "larger steps amplify everything", "SFT pushes everything else down", "the
 # rarer the rejected answer, the more the top answer gains". Which of these sentences survive a counterexample?
 #
-# A claim that fails is a result. Here each one keeps its place in the registry as *refuted*: with the smallest
+# A claim that fails is a result. Here each one keeps its place in the registry as *refuted*: with a small
 # counterexample in exact rationals, a certificate for its sign, and the corrected statement beside it. None of this
 # touches the decomposition itself (chapter 1) or the two guarantees of squeezing (chapter 2): those are proved.
 
@@ -35,34 +35,28 @@ case = larger.counterexample.case
 p, y, s, more = case["p"], case["y"], case["s"], case["more"]
 before, after = exact.log_alphas(p, y, s), exact.log_alphas(p, y, s * more)
 print("“" + larger.statement + "”")
-print(f"  p = {tuple(map(str, p))}, pushing down class {y}; class 2 at step {s} and at step {s * more}:")
-print(f"  log π'/π = {before[2]}\n  log π'/π = {after[2]}")
+print(f"  {larger.counterexample}: pushing down class {y}, what happens to class 2?")
+print(f"  log π'/π at step {s}: {before[2].str(8)}\n  log π'/π at step {s * more}: {after[2].str(8)}")
 np.testing.assert_equal(bool(after[2] < before[2]), True)
 hold(larger.id)
 
 # %% [markdown]
 # ## The list
 #
-# Statements of the paper and of later work that are false as printed or as commonly read, shortest counterexample each.
-
+# Statements of the paper and of later work that are false as printed or as commonly read, expectations that the cited
+# work itself corrects, and natural strengthenings of our own theorems; the source says which. A small counterexample
+# each.
 
 # %%
-def shown(case):
-    """A counterexample in one line."""
-    return ", ".join(
-        f"{name} = ({', '.join(map(str, value))})" if isinstance(value, tuple) else f"{name} = {value}"
-        for name, value in case.items()
-    )
-
-
 for claim in refuted:
     hold(claim.id, examples=100)
-    print(
-        f"{claim.id}\n  “{claim.statement}”\n  source:  {claim.source}\n  fails:   {shown(claim.counterexample.case)}"
-    )
+    print(f"{claim.id}\n  “{claim.statement}”\n  source:  {claim.source}\n  fails:   {claim.counterexample}")
     print(f"  instead: {claim.instead}: {claims.every()[claim.instead].statement}\n")
 faults = {int(n) for claim in refuted for n in re.findall(r"\(F(\d+)", claim.source)}
-print("of our list of faulty statements (F-numbers, see CONTRIBUTING.md) settled here:", ", ".join(f"F{n}" for n in sorted(faults)))
+print(
+    "of our list of faulty statements (F-numbers, see CONTRIBUTING.md) settled here:",
+    ", ".join(f"F{n}" for n in sorted(faults)),
+)
 
 # %% [markdown]
 # ## A slip in a coefficient
@@ -98,7 +92,7 @@ ax.axhline(0, color="gray", lw=0.6)
 ax.axvline(1 / (2 * beta), color="gray", lw=0.6)
 ax.text(1 / (2 * beta), ax.get_ylim()[1], " target margin 1/2β", va="top", fontsize=8)
 ax.set(xlabel="log-ratio margin h (nats)", ylabel="c₊ = −c₋", title="IPO stops at its target, and pulls back beyond")
-ax.legend()
+ax.legend(loc="lower left")
 figure.savefig("13_errata.png")
 plt.close(figure)
 
@@ -107,7 +101,7 @@ plt.close(figure)
 #
 # "After SFT on y every other class is less likely." Refute it by hand: three classes, rational probabilities.
 #
-# **Solution.** A class j gains if π_j < ‖π‖² − π_y (to first order), so take a peaky π and a label that is not its peak.
+# **Solution.** A class j gains if π_j < ‖π‖² − π_y (to first order), so take a peaky π and a label that is no peak.
 # With π = (8/10, 1/10, 1/10) and y = 1, ‖π‖² − π_y = 0.66 − 0.1 = 0.56 > 1/10: class 2 gains, though nobody asked.
 
 # %%

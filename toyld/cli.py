@@ -1,6 +1,6 @@
-"""The command line: plain functions with a parser around them.
+"""The executable theory of LLM fine-tuning dynamics.
 
-Exit 0: done and every check held. 1: a check failed. 2: bad input, in one line.
+Exit 0: done and every check held. 1: a check failed. 2: bad input (one line) or bad arguments (the parser's words).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def claims(
     """Try the claims and print the scoreboard: what holds, what is refuted, and how well it was tested.
 
     Args:
-        globs: Claim ids or globs such as 'squeeze.*' (all by default).
+        globs: Claim ids, chapters or globs such as 'squeeze.*' (all by default); up to five are printed in full.
         rung: Only this rung of the ladder.
         examples: Sampled cases per claim (dear claims take fewer); an optimiser then hunts for counterexamples.
         seed: A number, or "random" to explore (the seed is printed).
@@ -41,7 +41,7 @@ def claims(
 
     from toyld import scoreboard
     from toyld.checked import BadInput
-    from toyld.claims import evaluate, select, surprise
+    from toyld.claims import describe, evaluate, select, surprise
 
     if examples < 1:
         msg = f"--examples: expected at least 1, got {examples}"
@@ -64,6 +64,8 @@ def claims(
         )
     )
     Console(width=None if sys.stdout.isatty() else 160).print(scoreboard.table(rows))
+    if len(chosen) <= 5:  # few enough to read
+        print("\n" + "\n\n".join(map(describe, chosen)) + "\n")
     print(f"seed {seed}, {examples} examples a claim")
     if json is not None:
         _write_json(json, {"schema": scoreboard.SCHEMA, "seed": seed, "examples": examples, "claims": rows})

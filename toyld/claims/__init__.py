@@ -38,6 +38,7 @@ __all__ = [
     "Result",
     "Without",
     "claim",
+    "describe",
     "evaluate",
     "every",
     "hold",
@@ -79,13 +80,13 @@ def every() -> dict[str, Claim]:
 
 
 def select(globs: Iterable[str] = ()) -> list[Claim]:
-    """The claims whose id matches one of the globs (all of them without globs).
+    """The claims whose id matches one of the globs, or whose chapter is named (all of them without globs).
 
     Raises:
         BadInput: a glob that matches nothing.
     """
     claims = every()
-    patterns = list(globs) or ["*"]
+    patterns = [f"{glob}.*" if glob in CHAPTERS else glob for glob in globs] or ["*"]
     for pattern in patterns:
         if not fnmatch.filter(claims, pattern):
             chapters = ", ".join(sorted({id.split(".")[0] + ".*" for id in claims}))
@@ -105,6 +106,24 @@ def hold(id: str, *, examples: int = 500, seed: int = 0) -> Result:
     if not result.as_expected:
         raise AssertionError(surprise(result))
     return result
+
+
+def describe(one: Claim, /) -> str:
+    """A claim in full: statement, source, proof, what it needs, and for a refuted one its counterexample.
+
+    >>> print(describe(every()["squeeze.mass-goes-to-the-top"]).splitlines()[0])
+    squeeze.mass-goes-to-the-top (theorem, expected: refuted)
+    """
+    lines = [f"{one.id} ({one.kind}, expected: {one.expect})", f"  {one.statement}", f"  source: {one.source}"]
+    if one.proof:
+        lines.append(f"  {'why' if one.expect == 'refuted' else 'proof'}: {one.proof}")
+    if one.without is not None:
+        lines.append(f"  fails without: {one.without.dropped}")
+    if one.counterexample is not None:
+        lines.append(f"  counterexample: {one.counterexample}")
+    if one.instead is not None:
+        lines.append(f"  instead: {one.instead}: {registry[one.instead].statement}")
+    return "\n".join(lines)
 
 
 def surprise(result: Result, /) -> str:

@@ -150,6 +150,14 @@ class Counterexample:
     margin: Callable[..., Any]
     note: str = ""
 
+    def __str__(self) -> str:
+        """The case in one line, for example p = (1/2, 1/4, 1/4), y = 1, s = 1."""
+        parts = (
+            f"{name} = ({', '.join(map(str, value))})" if isinstance(value, tuple) else f"{name} = {value}"
+            for name, value in self.case.items()
+        )
+        return ", ".join(parts) + (f" ({self.note})" if self.note else "")
+
     def certified(self) -> bool:
         """True if the ball of the margin lies wholly below zero."""
         return bool(self.margin(**self.case) < 0)
@@ -347,7 +355,8 @@ def evaluate(claim: Claim, /, *, examples: int = 2000, seed: int = 0) -> Result:
 
     Verdicts: *holds* if every case has value ≥ −bound; *refuted* if one has value < −10·bound and, for a claim we
     assert to be refuted, its stored counterexample is certified; *open* for a survived claim whose truth is not
-    known; *undecided* in between, when no case met the premise, or when a dropped premise made no difference.
+    known; *undecided* in between, when no case met the premise, when a margin is not a number, or when a dropped
+    premise made no difference.
     """
 
     def attacked(premises: Premises, what: str) -> _Attack:
@@ -375,6 +384,8 @@ def evaluate(claim: Claim, /, *, examples: int = 2000, seed: int = 0) -> Result:
         return result("refuted")
     if attack.cases == 0:
         return result("undecided", "no case met the premise")
+    if attack.worst == -np.inf:
+        return result("undecided", f"a margin is not a number, or its bound is none, at {case}")
     if attack.worst < -CERTAIN:
         return result("refuted", "a counterexample was found")
     if attack.worst < -1.0:
