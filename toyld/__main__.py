@@ -1,0 +1,5 @@
+"""`python -m toyld`: the command line."""
+
+from toyld.cli import main
+
+main()
