@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from toyld import claims, figures
 from toyld import softmax as sm
+from toyld.checked import BadInput
 from toyld.figures import _notebook, _render
 from toyld.figures._registry import from_module
 from toyld.figures._table import rows
@@ -318,7 +320,15 @@ def test_missing_input_is_skipped_with_the_line_that_helps(
         ({"only": ("nonsense",)}, "matches none of"),
         ({"size": "huge"}, "expected smoke or paper"),
         ({"format": "png,jpg"}, "expected some of png, svg, pdf"),
-        ({"out": Path(__file__)}, "expected a folder"),
+        ({"out": Path(__file__)}, "expected a folder that can be written, got .*test_figures.py"),
+        ({"out": Path(__file__) / "below"}, "expected a folder that can be written"),
+        ({"out": Path(__file__), "from_data": True}, "expected a folder that can be written"),
+        ({"out": Path("a\0b")}, "expected a folder that can be written"),
+        pytest.param(
+            {"out": Path("/proc/nope")},
+            "expected a folder that can be written, got '/proc/nope'",
+            marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here"),
+        ),
     ],
 )
 def test_a_bad_request_is_one_line_and_draws_nothing(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -359,10 +369,14 @@ def test_the_module_and_the_command_are_one(
     code, text = run("--only", "rare*", QUICK, "--size", "smoke", "--out", str(tmp_path), "--format", "svg", "--check")
     assert code == 0
     assert text.count("check holds") == 2
-    code, text = run("--only", "nonsense", "--out", str(tmp_path))
-    assert code == 2
-    assert len(text.splitlines()) == 1
-    assert QUICK in text
+    for arguments, words in (
+        (("--only", "nonsense", "--out", str(tmp_path)), QUICK),
+        (("--only", QUICK, "--out", __file__), "expected a folder that can be written, got"),
+    ):
+        code, text = run(*arguments)
+        assert code == 2
+        assert len(text.splitlines()) == 1
+        assert words in text
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
@@ -377,7 +391,24 @@ def test_provenance(drawn: Path) -> None:
     assert {c["id"]: c["expect"] for c in about["claims"]} == {
         id: claims.every()[id].expect for id in FIGURES["squeezing_panels"].claims
     }
+    assert datetime.fromisoformat(about["date"]).utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(about["date"])) < timedelta(days=1)
     assert set(about) >= {"commit", "dirty", "versions", "seconds", "csv_sha256", "inputs_sha256", "paper", "caption"}
+
+
+def test_the_date_honours_source_date_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = {"only": (QUICK,), "size": "smoke", "out": tmp_path, "format": "svg"}
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert figures.render(**run) == 0
+    assert json.loads((tmp_path / f"{QUICK}.json").read_text())["date"] == "1970-01-02T00:00:00+00:00"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(figures.FigureError, match="SOURCE_DATE_EPOCH: expected whole seconds since 1970"):
+        figures.render(**run)
+
+
+def test_bad_input_is_told_from_bugs() -> None:
+    assert issubclass(figures.FigureError, BadInput)
+    assert issubclass(figures.MissingInput, BadInput)
 
 
 def test_provenance_names_the_files_that_were_read(drawn: Path) -> None:

@@ -152,14 +152,14 @@ def figures(
     check: bool = False,
     from_data: bool = False,
 ) -> int:
-    """Draw the figures: SLUG.png, SLUG.svg, SLUG.csv (the data) and SLUG.json (how it was made).
+    """Draw the figures: SLUG.png, SLUG.svg, SLUG.csv (the data) and SLUG.json (how it was made), one line a figure.
 
     Args:
-        list: Only list them: slug, figure of the paper, title.
-        only: Slugs or globs.
+        list: Only list them: slug, title, the paper's figure, what it reads, claims.
+        only: Slugs, tags or globs of either (all figures by default).
         size: "smoke" is small and quick, "paper" the full size.
-        out: Folder to write to.
-        format: Picture formats, separated by commas.
+        out: Folder to write to; it is made if it is not there.
+        format: Picture formats out of png, svg, pdf, separated by commas.
         check: Assert each caption's claim on the data; exit 1 if one fails.
         from_data: Redraw from the CSV files in the folder, computing nothing.
     """

@@ -12,12 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from toyld.checked import BadInput
+
 __all__ = ["Figure", "FigureError", "MissingInput", "every", "from_module", "select"]
 
 _CLAIM = re.compile(r"`([a-z][a-z0-9-]*\.[a-z][a-z0-9-]*)`")
 
 
-class FigureError(ValueError):
+class FigureError(BadInput):
     """A figure, a table or a request that does not fit; one line: expected, got, what to do."""
 
 

@@ -10,10 +10,13 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +70,31 @@ def picture(figure: Figure, table: Mapping[str, Any], /, *, formats: tuple[str, 
             fig.savefig(buffer, format=kind, metadata=metadata[kind])
             out[kind] = buffer.getvalue()
     return out
+
+
+def _date() -> str:
+    """Now, or what SOURCE_DATE_EPOCH says (seconds since 1970), as ISO 8601 in UTC."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
+    except (ValueError, OverflowError, OSError) as bad:
+        msg = f"SOURCE_DATE_EPOCH: expected whole seconds since 1970, got {epoch!r}; correct or unset it"
+        raise FigureError(msg) from bad
+    return moment.isoformat(timespec="seconds")
+
+
+def _writable(out: Path, *, make: bool) -> None:
+    """Refuse a folder that cannot be made or written, before anything is computed for it."""
+    try:
+        if make:
+            out.mkdir(parents=True, exist_ok=True)
+        if make or out.exists():
+            with tempfile.TemporaryFile(dir=out):
+                pass
+    except (OSError, ValueError) as bad:  # ValueError: a NUL in the name
+        why = (bad.strerror if isinstance(bad, OSError) else None) or bad
+        msg = f"--out: expected a folder that can be written, got {str(out)!r} ({why}); name another"
+        raise FigureError(msg) from bad
 
 
 def _git() -> dict[str, Any]:
@@ -127,7 +155,7 @@ def _known_claims(figures: list[Figure]) -> None:
 
 
 def _one(
-    figure: Figure, *, size: str, out: Path, formats: tuple[str, ...], check: bool, from_data: bool
+    figure: Figure, *, size: str, out: Path, formats: tuple[str, ...], check: bool, from_data: bool, date: str
 ) -> tuple[str, str | None]:
     """Make the files of one figure; returns its verdict in words and why its check failed (None if it did not)."""
     started = time.perf_counter()
@@ -168,9 +196,9 @@ def _one(
         "check": verdict if why is None else f"{verdict}: {why}",
         "inputs_sha256": digests,
         "csv_sha256": hashlib.sha256(csv).hexdigest(),
+        "date": date,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    out.mkdir(parents=True, exist_ok=True)
     if not from_data:
         write_whole(target, csv)
     for kind, content in pictures.items():
@@ -206,18 +234,18 @@ def render(
 
     Args:
         list: Only list them: slug, title, the paper's figure, what it reads, claims.
-        only: Slugs, tags or globs (all figures by default).
+        only: Slugs, tags or globs of either (all figures by default).
         size: "smoke" is small and quick, "paper" the full size.
         out: Folder to write to; it is made if it is not there.
         format: Picture formats out of png, svg, pdf, separated by commas.
-        check: Assert each caption's claim on the data.
+        check: Assert each caption's claim on the data; exit 1 if one fails.
         from_data: Redraw from the CSV files in the folder, computing nothing.
 
     Returns:
         0 if all is drawn and every check held, 1 if a check failed, 2 if a figure's input could not be read.
 
     Raises:
-        FigureError: unknown slug, size or format, or an output folder that is a file; nothing is drawn then.
+        FigureError: unknown slug, size or format, or an output folder that cannot be written; nothing is drawn then.
         ExceptionGroup: figures that broke, after all others were drawn.
     """
     figures = select(only)
@@ -232,10 +260,9 @@ def render(
     if not formats or any(kind not in FORMATS for kind in formats):
         msg = f"--format: expected some of {', '.join(FORMATS)} separated by commas, got {format!r}"
         raise FigureError(msg)
+    date = _date()
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        msg = f"--out: expected a folder, got the file {out}"
-        raise FigureError(msg)
+    _writable(out, make=not from_data)
 
     from rich.console import Console
     from rich.progress import Progress
@@ -252,7 +279,9 @@ def render(
         for figure in progress.track(figures, description="drawing"):
             started = time.perf_counter()
             try:
-                verdict, why = _one(figure, size=size, out=out, formats=formats, check=check, from_data=from_data)
+                verdict, why = _one(
+                    figure, size=size, out=out, formats=formats, check=check, from_data=from_data, date=date
+                )
             except MissingInput as missing:
                 verdict, why = f"skipped: {missing}", None
             except (FigureError, OSError) as bad:

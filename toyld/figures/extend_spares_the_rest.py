@@ -4,11 +4,12 @@ The paper's remedy in closed form (§4.3). SFT leaves 1 − ε on what it was ta
 1/rank. Then y⁻ is pushed down by one step of size s. A: the first-order threshold τ(0+) = ‖p‖² − p(y⁻)
 (`squeeze.threshold-limit`); below 0 nobody else loses to first order. B: after SFT on y⁺ alone, y⁻ is improbable and
 every class but y⁺ loses, at every step, once y⁺ holds .577 (`extend.without-it`). C: after SFT on both, at a context
-on y⁻'s own path y⁻ holds 1 − ε and nobody else loses up to a step beyond 100 for ε ≤ .1, certainly not below the
-dotted line log((1 − ε)/ε)/ε (`extend.own-path`); not at any step, though (`extend.own-path-any-step` is refuted). D:
-at a context that both share, p₊ = p₋ = (1 − ε)/2, the relief holds for small steps only, below about 4ε (dotted,
-`extend.shared-context`), and the first loser comes before 12ε or so (`extend.shared-context-first-loser`); pushing y⁺
-up at the same time, as DPO does there, cancels it anyway (`pair.rest-moves-together`).
+on y⁻'s own path y⁻ holds 1 − ε and for ε ≤ .1 nobody else loses up to s = 166, certainly not below the dotted line
+log((1 − ε)/ε)/ε (`extend.own-path`); not at any step, though (`extend.own-path-any-step` is refuted). D: at a context
+that both share, p₊ = p₋ = (1 − ε)/2, the relief holds for small steps only: surely below the dotted line 4ε(1 − ε) +
+8(m − r), m the least and r the sum of squares of the rest (`extend.shared-context`); for ε ≤ .1 the first loser comes
+at 4.0ε, within the bound 2 artanh(2ε + 4m/(1 − ε)) (`extend.shared-context-first-loser`). Pushing y⁺ up at the same
+time, as DPO does there, cancels the relief anyway (`pair.rest-moves-together`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TAGS = ("softmax", "squeezing", "remedies")
 CONTEXTS = ("plus only", "own path", "shared")
 OTHERS = 50
 S_RANGE = (1e-2, 1e3)
+SMALL = 0.1  # the ε up to which the caption states numbers
 EPS = float(np.finfo(float).eps)
 
 
@@ -70,7 +72,7 @@ def _guaranteed(context: str, p: np.ndarray, epsilon: float) -> float:
 
 def data(size: str) -> Table:
     """One row per context and ε: the threshold's start, the step of the first loser, and that of the last winner."""
-    epsilons = np.geomspace(1e-3, 0.5, 13 if size == "smoke" else 97)
+    epsilons = np.union1d(np.geomspace(1e-3, 0.5, 13 if size == "smoke" else 97), [SMALL])
     columns: dict[str, list[Any]] = {}
     for context in CONTEXTS:
         for epsilon in epsilons:
@@ -172,7 +174,8 @@ def check(table: Mapping[str, Any]) -> None:
                     beyond = factor > 1 or s == 0.0
                     fits = (fell > 0) == beyond if losers == 0 else (fell == losers) == beyond
                     require(fits, f"{context}, ε = {e:.3g}, s = {s * factor:.4g}: {fell} of {len(p) - 1} others lose")
-        small = one["epsilon"] <= 0.1
+        small = one["epsilon"] <= SMALL
+        require(one["epsilon"][small].max() == SMALL, f"{context}: no row at ε = {SMALL}")
         if context == "plus only":
             held = 1 - one["epsilon"] >= 3**-0.5
             worst = one["only_winner_step_s"][held].max()
@@ -180,10 +183,23 @@ def check(table: Mapping[str, Any]) -> None:
         else:
             worst = one["threshold_limit"][small].max()
             require(worst < 0.0, f"{context}: τ(0+) = {worst:.3g} is not below 0 although ε ≤ .1")
+            latest = one["first_loser_step_s"].max()
+            require(np.isfinite(latest), f"{context}: nobody else ever loses (first loser at {latest})")
     own, shared = (rows(table, context=c)["first_loser_step_s"] for c in ("own path", "shared"))
     ratio = float((own[small] / shared[small]).min())
     require(
         ratio > 100.0,
         f"ε ≤ .1: the first loser on y⁻'s own path comes only {ratio:.3g} times as late as at the shared context",
     )
-    require(own[small].min() > 30.0, f"own path: first loser at s = {own[small].min():.3g} for some ε ≤ .1")
+    earliest = float(own[small].min())
+    require(round(earliest) == 166, f"own path, ε ≤ .1: first loser at s = {earliest:.4g}, the caption says 166")
+    epsilon = rows(table, context="shared")["epsilon"]
+    multiple = shared[small] / epsilon[small]
+    require(
+        (np.round(multiple, 1) == 4.0).all(),
+        f"shared: first loser at {multiple.min():.3g}ε to {multiple.max():.3g}ε, the caption says 4.0ε",
+    )
+    least = np.array([_start("shared", e)[0].min() for e in epsilon[small]])
+    bound = 2.0 * np.arctanh(2.0 * epsilon[small] + 4.0 * least / (1.0 - epsilon[small]))
+    late = float((shared[small] / bound).max())
+    require(late <= 1.0, f"shared: first loser at {late:.4g} times the bound 2 artanh(2ε + 4m/(1 − ε))")

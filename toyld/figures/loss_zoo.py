@@ -93,7 +93,7 @@ def _words(names: list[str], most: int = 3) -> str:
 
 PANELS = {
     "holds on": ("A", "Never lets go"),
-    "margin": ("B", "Lets go slowly, with the margin"),
+    "margin": ("B", "Slowly: margin or own log-ratio"),
     "proportional": ("C", "Lets go with π(y⁻) itself"),
     "threshold": ("D", "Stops, or turns around"),
 }
@@ -153,6 +153,29 @@ def check(table: Mapping[str, Any]) -> None:
         name: groups.get(name) for group, names in named.items() for name in names.split() if groups.get(name) != group
     }
     require(not wrong, f"{len(wrong)} objectives in other groups than the caption says: {wrong}")
+    out = {"extend", "bs-t"} & {name for name, group in groups.items() if group != "none"}
+    require(not out, f"{len(out)} objectives that the caption says are not drawn: {out}")
+    for name, group in groups.items():
+        one = rows(table, objective=name)
+        p, push = one["p_rejected"], one["push_on_log_p"]
+        ends = float(p[0]), float(p[-1])
+        near = np.allclose(ends, (START, END), rtol=64 * EPS * abs(np.log(END)), atol=0.0)
+        require(near, f"{name}: π(y⁻) goes from {ends[0]:.6g} to {ends[1]:.6g}, expected {START} to {END}")
+        require(_group(push) == group, f"{name}: {group!r} in the table, its {len(push)} pushes say {_group(push)!r}")
+        if group in ("holds on", "margin"):
+            require((push < 0.0).all(), f"{name}: the push turns, it reaches {push.max():.3g}")
+        elif group == "proportional":
+            half = slice(len(p) // 2, None)
+            slope = np.diff(np.log(-push[half])) / np.diff(np.log(p[half]))
+            require(
+                np.ptp(slope) < 1e-4, f"{name}: the push is no power of π: exponents {slope.min()} to {slope.max()}"
+            )
+        elif name in ("ppo", "grpo", "slic", "trl.hinge"):
+            require(push[-1] == 0.0, f"{name}: beyond its threshold the push is {push[-1]:.3g}, not 0")
+        elif name in ("ipo", "cdpo", "sppo"):
+            require(push[-1] > 0.0, f"{name}: beyond its target the push is {push[-1]:.3g}, not upwards")
+        elif name == "trl.discopop":
+            require(push[0] > 0.0, f"{name}: the push begins with {push[0]:.3g}, not with the wrong sign")
     missing = set(PANELS) - set(groups.values())
     require(not missing, f"no objective in {missing}")
     beta = 0.1  # the default of the family

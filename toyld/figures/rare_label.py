@@ -1,14 +1,15 @@
-"""Pushing down a rarer label: losers lose more, y* rises less, yet gains more per unit taken
+"""Pushing down a rarer label: losers lose more; y* rises no more, yet gains more per unit taken
 
 Trend 3 of §3.3 says: the smaller π(y⁻), the more the others fall and the more y* rises. One negative step (s = .5) on
 y⁻ against its probability p_y, four classes, the three others in fixed proportions q (one line each, named by the
-share q* of y* among them). A: the rarest of the others, where it falls, falls by a larger factor the rarer y⁻ is:
-true of losers (`trends.scaled-losers-fall-more`), though not of all others (`trends.scaled-others-fall-more` is
-refuted). B: the rise of y* does not grow as p_y gets small, it shrinks: refuted as worded
-(`trends.scaled-rarer-lifts-top-more`), and for s ≤ 1 the contrary is a theorem
-(`trends.scaled-rarer-lifts-top-less`). C: what y* gets for each unit of probability taken from y⁻, ρ =
-Δp_{y*}/|Δp_y|, does grow (`trends.share-falls-with-label`), like 1/p_y (`trends.share-law`), unless the others are
-equal (ρ = 1/3, `squeeze.runner-up-share`): the measure in which the trend is right.
+share q* of y* among them). A: the rarest of the others, where it falls, falls by a larger factor the rarer y⁻ is: true
+of losers (`trends.scaled-losers-fall-more`), though not of all others (`trends.scaled-others-fall-more` is refuted).
+B: below p_y = .25 the rise of y* (in mass) does not grow as p_y gets smaller, it shrinks: refuted as worded
+(`trends.scaled-rarer-lifts-top-more`), and for s ≤ 1 the contrary is a theorem, in mass for p_y ≤ 1/12 and in the
+factor p′/p of y* up to .396 at least (`trends.scaled-rarer-lifts-top-less`); above .4 it does grow. C: what y* gets
+for each unit of probability taken from y⁻, ρ = Δp_{y*}/|Δp_y|, does grow (`trends.share-falls-with-label`), like 1/p_y
+(`trends.share-law`), unless the others are equal (ρ = 1/3, `squeeze.runner-up-share`): the measure in which the trend
+is right.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def draw(table: Mapping[str, Any]) -> Any:
 
 def check(table: Mapping[str, Any]) -> None:
     """Monotone where the caption says so, and the published values."""
+    gainers = []
     for name, q in SHARES.items():
         one = rows(table, others=name)
         p, rest, gain, rho = (one[c] for c in ("p_label", "ratio_rarest_other", "gain_runner_up", "gain_per_loss"))
@@ -121,14 +123,25 @@ def check(table: Mapping[str, Any]) -> None:
         falls = np.diff(rest[rest < 1.0])
         least = falls.min(initial=np.inf)
         require(least > 0, f"{name}: where it loses, p′/p of the rarest other changes with p_y by {least:.3g}")
-        rises = np.diff(gain[p <= 0.2])
-        require((rises > 0).all(), f"{name}: up to p_y = .2, Δp of y* falls with p_y by {-rises.min():.3g}")
+        gainers.append(np.diff(rest[rest >= 1.0]).min(initial=np.inf))
+        # In mass: the theorem's range p_y ≤ 1/12 and on to .25. As a factor: the theorem's range.
+        factor = gain / ((1.0 - p) * q[0])
+        for what, values, high in (("Δp", gain, 0.25), ("p′/p", factor, 0.396)):
+            rises = np.diff(values[p <= high])
+            require((rises > 0).all(), f"{name}: up to p_y = {high}, {what} of y* falls with p_y by {-rises.min():.3g}")
+        falls = np.diff(gain[p >= 0.4])
+        require((falls < 0).all(), f"{name}: from p_y = .4, Δp of y* rises with p_y by {falls.max():.3g}")
         if name == "equal":
             off = np.abs(rho - 1 / 3).max()
             require(off < 1e-9, f"equal others: ρ differs from 1/3 by {off:.3g}")
         else:
             require((np.diff(rho) < 0).all(), f"{name}: ρ is not decreasing in p_y")
             require(rho[0] > 100, f"{name}: ρ = {rho[0]:.3g} at p_y = {p[0]:.3g}")
+            scaled = (rho * p)[p <= 1e-3]
+            change = float(np.ptp(scaled) / scaled[0])
+            require(change < 0.05, f"{name}: ρ·p_y changes by {change:.1%} below p_y = .001, so ρ is not like 1/p_y")
+    least = min(gainers)
+    require(least < 0, f"an other that gains never gains more the rarer y⁻ is (least change {least:.3g})")
     mixed = rows(table, others="mixed")
     golden = {0.001: (98.4, 0.053), 0.01: (10.4, 0.056), 0.05: (2.63, 0.067), 0.2: (1.16, 0.095), 0.4: (0.92, None)}
     for p_label, (rho_there, gain_there) in golden.items():

@@ -1,16 +1,16 @@
 """One negative gradient: harmless on a flat softmax, winner-takes-all on a peaked one
 
-The panels of the paper's Appendix E from the authors' own random numbers (notebook squeeze_effect.ipynb, seed 10086,
-V = 50, 4 features, ‖x‖² = 10.397): every class's probability before (circle) and after (triangle) one step, classes
+The panels of the paper's Appendix E from the authors' own random numbers (notebook squeeze_effect.ipynb, seed 10086, V
+= 50, 4 features, ‖x‖² = 10.397): every class's probability before (circle) and after (triangle) one step, classes
 sorted by probability before. A, a positive step on y: y rises, y* falls (`sft.label-rises-runner-up-falls`), and here
 all 49 others fall. B, a negative step where p is flat: y falls (`squeeze.penalised-falls`) and none of the 49 others
-does (`squeeze.nobody-else-loses`), as τ(0+) = ‖p‖² − p_y < 0 suggests (`squeeze.threshold-limit`). C and D, a
-negative step where p is peaked: y* rises (`squeeze.runner-up-rises`) and the other 48 fall, as they must once y* has
-.577 (`squeeze.peak-takes-all`). The notebook announces C as a step on the peak, but with this seed its label holds
-2.9 % and log p_y + H = −2.8 < 0: it is a valley, like D, and entropy falls (`entropy.valley`). D′ is the later
-version of D, which also pulls label 25 up in the same context: the π-terms cancel (`pair.shared-context`), all the
-rest moves by one common factor, here 1 − 4e-6 (`pair.rest-moves-together`), and squeezing is gone. E, the large
-softmax of the notebook (V = 1,000, s = 56): y* takes everything.
+does (`squeeze.nobody-else-loses`), as τ(0+) = ‖p‖² − p_y < 0 suggests (`squeeze.threshold-limit`). C and D, a negative
+step where p is peaked: y* rises (`squeeze.runner-up-rises`) and the other 48 fall, as they must once y* has .577
+(`squeeze.peak-takes-all`). The notebook announces C as a step on the peak, but with this seed its label holds 2.9 %
+and log p_y + H = −2.8 < 0: it is a valley, like D, and entropy falls (`entropy.valley`). D′ is the later version of D,
+which also pulls label 25 up in the same context: the π-terms cancel (`pair.shared-context`), all the rest moves by one
+common factor, here 1 − 4.0e-6 (`pair.rest-moves-together`), and squeezing is gone. E, the large softmax of the
+notebook (V = 1,000, s = 56): y* takes everything, from .51 to 1 − 5e-10.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TITLES = {
     "C": ("C", "Push y down, “peak”: y* takes all"),
     "D": ("D", "Push y down, valley: y* takes all"),
     "D pair": ("D′", "Pair in one context: y* stays put"),
-    "E": ("E", "The same with V = 1,000"),
+    "E": ("E", "Push y down, V = 1,000"),
 }
 
 
@@ -154,6 +154,10 @@ def check(table: Mapping[str, Any]) -> None:
         one = rows(table, panel=name)
         change = one["log_p_after_nats"] - one["log_p_before_nats"]
         role, n = one["role"], len(change)
+        require(n == (1000 if name == "E" else 50), f"{name}: {n} classes")
+        rate = {"B": 0.3, "E": 1.0}.get(name, 0.5)
+        norm2, digits = float(one["step_s"][0]) / rate, 0 if name == "E" else 3
+        require(round(norm2, digits) == (56 if name == "E" else 10.397), f"{name}: ‖x‖² = {norm2:.6g}")
         label, star, rest = change[role == "label"][0], change[role == "y*"][0], change[role != "label"]
         for when in ("before", "after"):
             total = np.exp(one[f"log_p_{when}_nats"]).sum()
@@ -185,13 +189,26 @@ def check(table: Mapping[str, Any]) -> None:
         if name == "D pair":
             largest = float(np.abs(star))
             require(largest < 1e-5, f"D′: y* moves by {largest:.3g} nats although the π-terms cancel")
+            apart = np.ptp(change[(role != "label") & (role != "partner")])
+            require(apart < bound, f"D′: the rest does not move by one factor, log p′/p is {apart:.3g} nats apart")
+            lost = -float(np.expm1(star))
+            require(f"{lost:.1e}" == "4.0e-06", f"D′: the rest moves by a factor 1 − {lost:.3g}, expected 1 − 4.0e-6")
             continue
         require(star > 0.0, f"{name}: y* does not rise (Δ log p = {star:.3g})")
         expected = 0 if name == "B" else n - 2
         require(falls == expected, f"{name}: {falls} of {n - 1} others fall, expected {expected}")
-        tau, top = one["threshold_limit"][0], np.exp(one["log_p_before_nats"]).max()
+        before = np.exp(one["log_p_before_nats"])
+        tau, top = one["threshold_limit"][0], before.max()
+        exact = float(before @ before - before[role == "label"][0])
+        require(abs(tau - exact) < 64 * n * EPS, f"{name}: τ(0+) = {tau}, ‖p‖² − p_y = {exact}")
         require((tau < 0.0) == (name == "B"), f"{name}: τ(0+) = {tau:.4g}")
         require(name == "B" or name == "E" or top >= 3**-0.5, f"{name}: the peak has {top:.4f}, below 1/√3")
+    one = rows(table, panel="C")
+    label, depth = _one(one, "label", "before"), float(one["label_log_p_plus_entropy_nats"][0])
+    require(f"{label:.3f} {depth:.1f}" == "0.029 -2.8", f"C: p_y = {label:.4f}, log p_y + H = {depth:.3f}")
+    one = rows(table, panel="E")
+    start, left = _one(one, "y*", "before"), -float(np.expm1(rows(one, role="y*")["log_p_after_nats"][0]))
+    require(f"{start:.2f} {left:.0e}" == "0.51 5e-10", f"E: y* goes from {start:.4f} to 1 − {left:.3g}")
     for name in ("C", "D", "E"):
         one = rows(table, panel=name)
         depth = one["label_log_p_plus_entropy_nats"][0]

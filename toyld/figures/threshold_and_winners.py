@@ -1,8 +1,8 @@
 """Who wins after a negative step: a threshold that rises from ‖p‖² − p_y to the probability of y*
 
 One softmax with seven classes, a negative step on the fourth (y, p = .12), step s from .03 to 100. Left: the
-threshold τ(s) (`squeeze.threshold-law`): a class gains while its probability (a horizontal line) lies above the curve
-and loses once it lies below. τ starts at ‖p‖² − p_y (`squeeze.threshold-limit`), never falls
+threshold τ(s) (`squeeze.threshold-law`): a class other than y gains while its probability (a horizontal line) lies
+above the curve and loses once it lies below. τ starts at ‖p‖² − p_y (`squeeze.threshold-limit`), never falls
 (`squeeze.threshold-rises`) and ends at p_{y*} (`squeeze.threshold-ceiling`), so in the end y* alone gains. Right:
 each class's probability after the step over that before. The two classes between both ends gain first and lose later:
 a larger step does not amplify every effect (`squeeze.larger-step-amplifies-all` is refuted); y*, y and the losers it
@@ -114,7 +114,7 @@ def draw(table: Mapping[str, Any]) -> Any:
     y_line = rows(table, class_index=LABEL)
     half = int(np.argmin(np.abs(y_line["log_ratio_nats"] - np.log(0.5))))
     right.annotate("y", (s[half], 0.5), xytext=(-8, -4), textcoords="offset points", fontsize=7, color=INK)
-    title(left, "A", "A class gains while above τ")
+    title(left, "A", "Other classes gain above τ")
     title(right, "B", "Two classes gain, then lose")
     return fig
 
@@ -137,6 +137,9 @@ def check(table: Mapping[str, Any]) -> None:
         (tau <= star + 64 * EPS).all() and star - tau[-1] <= -np.log(star) / s[-1],
         f"τ({s[-1]}) = {tau[-1]}, p_y* = {star}",
     )
+    ends = float(s[0]), float(s[-1])
+    require(np.allclose(ends, (0.03, 100.0), rtol=64 * EPS), f"steps from {ends[0]} to {ends[1]}, expected .03 to 100")
+    require(len(p) == 7 and abs(p[3] - 0.12) < 64 * EPS, f"{len(p)} classes, the fourth has {p[3]:.4f}, expected .12")
     fates = {"always": 0, "first": 0, "never": 0, "y": 0}
     for i in range(len(P)):
         one = rows(table, class_index=i)
@@ -148,6 +151,13 @@ def check(table: Mapping[str, Any]) -> None:
             )
             continue
         off = np.abs(change - s * (one["p_before"] - tau))
+        kind, gains = _kind(i, one), change > 0.0
+        turns = int((gains[1:] != gains[:-1]).sum())
+        if kind == "first":
+            require(gains[0] and turns == 1, f"class {i}: gains at s = {s[0]}: {gains[0]}, and turns {turns} times")
+        else:
+            growth = np.diff(np.abs(change))
+            require((growth > 0.0).all(), f"class {i} ({kind}): a larger step does less by {-growth.min():.3g} nats")
         require((off <= 64 * EPS * (1.0 + s)).all(), f"class {i}: log p′/p differs from s(p − τ) by {off.max():.3g}")
     require(
         fates == {"always": 1, "first": 2, "never": 3, "y": 1}, f"expected 1 winner, 2 that turn, 3 losers, got {fates}"
