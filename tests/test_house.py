@@ -18,7 +18,7 @@ LEVELS = [
     {"diagnosis", "claims"},
     {"digits", "tiny", "llm"},
     {"scoreboard"},
-    {"figures", "lab", "cli"},
+    {"figures", "lab", "cli", "__main__"},
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 

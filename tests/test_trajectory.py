@@ -2,6 +2,7 @@
 
 import csv
 import doctest
+import inspect
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from toyld import _authors, trajectory
+from toyld.checked import BadInput
 from toyld.trajectory import TrajectoryError, below_label, load, notes, read, read_authors, save, to_csv, validate
 
 JSON, NPY = "prob_train_metrics.json", "logp_npy_all_chosen.npy"
@@ -418,6 +420,27 @@ def test_updates_are_counted_where_the_batch_size_is_known(tmp_path):
     for bad in ({"batch_size": 3}, {"batch_size": -1}, {"eval_every": 0}, {"n_examples": 0}, {"eval_every": 2**31}):
         with pytest.raises(TrajectoryError):
             read_authors(folder, **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        ({"rows": slice(None, None, 2)}, "every row between"),
+        ({"rows": slice(None, None, -1)}, "every row between"),
+        ({"rows": 3}, "every row between"),
+        ({"vocab_size": "x"}, "whole number vocab_size"),
+        ({"vocab_size": 0}, "whole number vocab_size"),
+        ({"batch_size": 0}, "whole number batch_size"),
+        ({"eval_every": None}, "whole number eval_every"),
+        ({"n_examples": 1.5}, "whole number n_examples"),
+    ],
+)
+def test_options_that_would_mislabel_are_refused_in_one_line(tmp_path, bad, match):
+    folder = write(tmp_path, rows_of(logged(STATS)))
+    with pytest.raises(TrajectoryError, match=match) as caught:
+        read_authors(folder, **bad)
+    one_line(caught)
+    assert read_authors(folder, rows=slice(1, 4, 1)).sizes["step"] == 3
 
 
 def test_peakiness_comes_back_where_the_vocabulary_is_given(tmp_path):
@@ -1052,7 +1075,7 @@ def test_published_runs_are_invariant_under_row_order_and_repeats(data, publishe
 
 
 def test_published_mean_peakiness_of_pythia(data):
-    """theory.md §5.4 gives .509 → .630 (SFT), from the mean A_o; the mean over examples is lower (Jensen)."""
+    """The published figures: .509 → .630 (SFT), from the mean A_o; the mean over examples is lower (Jensen)."""
     ds = read_authors(data / "runs" / "authors" / SFT, vocab_size=50304)
     peaks = mean(ds, "pi_norm")
     inverted = np.sqrt((mean(ds, "a_norm_logged") ** 2 + 2) / 50304 - 1)
@@ -1080,4 +1103,11 @@ def test_the_examples_in_the_docstrings_run():
 
 def test_the_two_modules_share_one_error():
     assert _authors.TrajectoryError is TrajectoryError
-    assert issubclass(TrajectoryError, ValueError)
+    assert issubclass(TrajectoryError, BadInput)
+    assert issubclass(BadInput, ValueError)
+
+
+def test_every_public_function_shows_an_example():
+    functions = [getattr(trajectory, name) for name in trajectory.__all__]
+    lacking = [f.__name__ for f in functions if inspect.isfunction(f) and ">>>" not in (f.__doc__ or "")]
+    assert not lacking

@@ -1,11 +1,9 @@
-"""The authors' released logs (theory.md §5.4, F1) as plain arrays; `toyld.trajectory` makes the table of them.
+"""The authors' released logs (Ren & Sutherland, ICLR 2025) as plain arrays; `toyld.trajectory` makes the table of them.
 
 A run is a text file of JSON lines, one object of means per evaluation, appended to by every start of the program, and
 perhaps an array [checkpoint, metric, example] without column names, written when a run ended. Per example, over the L
 tokens of a response: `logps_eval_SET/PROBE` = Σ log π(label), `argmax_prob_logits` = Σ log max π, `PROBE_A_o` =
 √(V x̄² + V − 2) with x̄ = mean ‖π‖, `p_e` = mean ‖π − e_label‖, `energy` = mean (1 − π(label)).
-
-Everything reported is found in the numbers, never in the name of a file or folder.
 
 **Which rows belong.** With the array, those whose means are the array's. Without it, first occurrences: a start that
 writes row 0 and then row 1 again, to the last bit, repeats the same run, and all it writes before the end is known. A
@@ -14,7 +12,6 @@ array: rows in another order, and a second process whose first row is not row 0.
 
 **The argmax bug** (`argmax_prob_logits`, `p_e`, `energy` and an unprefixed `A_o` overwritten by another probe). Three
 entailed tests; each failure is a proof, a pass is none:
-
 1. max π ≥ π(label) at every token, so argmax ≥ chosen in every example, and in the mean.
 2. With d = ‖π − e‖ and p = π(label): d² = ‖π‖² + 1 − 2p and d ≥ 1 − p, so (d + √2 p)² ≥ ‖π‖² + 1. Averaged (Jensen),
    p_e + √2 (1 − energy) ≥ √((A_o² + 2)/V), for means too. ‖π‖ ≥ 1/√V gives V ≤ A_o² + 1 for every probe's A_o, so no
@@ -24,8 +21,7 @@ entailed tests; each failure is a proof, a pass is none:
 
 So a bug that overwrites argmax alone shows in an array per example where the other probe is less likely than the chosen
 response, and in means only where it is so in the mean. Where neither the array nor `chosen_A_o`, `p_e` and `energy` are
-there, nothing can be tested, and the released program wrote only overwritten values in those layouts: argmax is left
-out then too, and the note says so.
+there, nothing can be tested, and the released program overwrote it in those layouts: argmax is left out, with a note.
 """
 
 from __future__ import annotations
@@ -36,12 +32,14 @@ import os
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Log", "Options", "TrajectoryError", "fail", "read_log", "sniff"]
+from toyld.checked import TrajectoryError, fail
+
+__all__ = ["Log", "Options", "read_log", "sniff"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -54,10 +52,6 @@ _EPS32 = float(np.finfo(np.float32).eps)  # the released program computes in flo
 _SUMS = 4 * _EPS32 * 2**9  # rounding of its sums over vocabularies of up to 2^18 tokens: √V eps, four of them
 
 
-class TrajectoryError(ValueError):
-    """A file or table that cannot be read or trusted; one line: expected, got, what to do."""
-
-
 class Options(NamedTuple):
     """Options of `toyld.trajectory.read_authors`."""
 
@@ -67,6 +61,16 @@ class Options(NamedTuple):
     has_step0: bool = True
     vocab_size: int | None = None
     keep_buggy_argmax: bool = False
+    batch_size: int | None = None
+
+    def check(self) -> None:
+        """One line unless each is usable."""
+        for name in ("eval_every", "n_examples", "batch_size", "vocab_size"):
+            value = 1 if getattr(self, name) is None and name in ("batch_size", "vocab_size") else getattr(self, name)
+            if type(value) is not int or value < 1 or (name == "batch_size" and self.eval_every % value):
+                fail(f"a positive whole number {name}, batch_size dividing eval_every", _show(value), "correct it")
+        if not isinstance(self.rows, slice) or self.rows.step not in (None, 1):
+            fail("rows as slice(first, end), every row between", _show(self.rows), "select evaluations in the table")
 
 
 class Log(NamedTuple):
@@ -79,11 +83,12 @@ class Log(NamedTuple):
     attrs: dict[str, str | int]
     notes: Notes
 
-
-def fail(expected: str, got: str, do: str) -> NoReturn:
-    """Raise a TrajectoryError in one printable line."""
-    line = f"expected {expected}, got {got}: {do}"
-    raise TrajectoryError("".join(c if c.isprintable() else " " for c in line))
+    def arrays(self) -> tuple[list[str], dict[str, Floats]]:
+        """The probes, and the variables with one seed: [seed, step, probe, example] or [seed, step]."""
+        probes = list(dict.fromkeys(probe for arrays in self.by_probe.values() for probe in arrays))
+        gap = np.full((len(self.examples_seen), len(self.example)), np.nan)
+        full = {name: np.stack([a.get(probe, gap) for probe in probes], 1) for name, a in self.by_probe.items()}
+        return probes, {name: values[None] for name, values in (full | self.by_step).items()}
 
 
 def _show(value: object, longest: int = 60) -> str:
@@ -235,8 +240,7 @@ def _align(array: NDArray[Any], table: Floats, present: Bools) -> tuple[list[int
 
         def same(m: int, k: int, rows: Bools = rows) -> Bools:
             a, b = means[:, m, None], table[None, :, k]
-            near = np.abs(a - b) <= rounding[:, m, None]
-            return np.asarray((near | (~np.isfinite(a) & ~np.isfinite(b))) & rows)
+            return np.asarray(((np.abs(a - b) <= rounding[:, m, None]) | (~np.isfinite(a) & ~np.isfinite(b))) & rows)
 
         order = list(layout)
         hit = np.logical_and.reduce([same(m, k) for m, k in enumerate(order)])
@@ -286,12 +290,8 @@ def _bug(columns: dict[str, Floats], logps: dict[str, str], peaks: dict[str, str
                 f"p_e and energy, written with argmax, are impossible beside chosen_A_o in {share:.1%} of evaluations, "
                 f"for any vocabulary the log allows (V <= {size:.0f}); they fit the A_o of {fits}"
             )
-    if per_example:
-        return None
-    return (
-        "argmax cannot be checked (neither an array per example nor all of p_e, energy and chosen_A_o), "
-        "and the released program wrote it along another probe in such logs"
-    )
+    why = "argmax cannot be checked (neither an array per example nor all of p_e, energy and chosen_A_o)"
+    return None if per_example else f"{why}, and the released program wrote it along another probe in such logs"
 
 
 def _named(columns: dict[str, Floats], chosen: str, notes: Notes, per_example: bool, options: Options) -> Log:
@@ -320,8 +320,7 @@ def _named(columns: dict[str, Floats], chosen: str, notes: Notes, per_example: b
         norm.setdefault("chosen", bare)
     if norm:
         by_probe["a_norm_logged"] = norm
-    if norm and options.vocab_size is not None:
-        size = options.vocab_size
+    if norm and (size := options.vocab_size) is not None:
         squares = np.concatenate([a.ravel() for a in norm.values()]) ** 2
         low, high = float(np.fmax.reduce(squares)) / 2 + 1, float(np.fmin.reduce(squares)) + 1
         if not low * (1 - _SUMS) <= size <= high * (1 + _SUMS):
@@ -359,7 +358,6 @@ def read_log(path: Path, options: Options) -> Log:
     table = np.array([[row.get(key, np.nan) for key in keys] for row in means])
     if broken:
         notes.append(("non-finite-rows", f"{len(broken)} incomplete JSON row(s), as a killed program leaves: left out"))
-
     columns: dict[str, Floats] = {}
     refused: list[str] = []
     for file in arrays:
@@ -368,8 +366,7 @@ def read_log(path: Path, options: Options) -> Log:
         except TrajectoryError as error:
             refused.append(str(error))
             continue
-        aligned = _align(array, table, present)
-        if aligned is None:
+        if (aligned := _align(array, table, present)) is None:
             refused.append(f"{file.name} {array.shape}, whose means fit no columns of the {len(means)} JSON rows")
             continue
         order, label = aligned
@@ -389,8 +386,9 @@ def read_log(path: Path, options: Options) -> Log:
         _refuse_two_runs(new, label)
         for b, killed in broken:  # a row lost inside the run would shift all later steps
             if b < len(label) and not (killed and label[b] == 0):
-                got = f"a broken piece before row {b}, inside the run"
-                fail("complete JSON rows", got, "repair that line (steps are counted by rows)")
+                fail(
+                    "complete JSON rows", f"a broken piece before row {b}, inside the run", "repair it (steps are rows)"
+                )
         _note_extra(label, sorted(set(range(len(label))) - set(new)), notes, "")
         columns = {key: table[new, k, None] for k, key in enumerate(keys)}
         notes.append(("means-only", "no array per example: each value is a mean over the probing set"))

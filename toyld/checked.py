@@ -8,18 +8,35 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from array_api_compat import array_namespace, is_array_api_obj
+import numpy as np
+from array_api_compat import array_namespace, is_array_api_obj, is_numpy_namespace, is_torch_array
 
-__all__ = ["BadInput", "checked", "labels", "logits", "positive", "probabilities"]
+__all__ = ["BadInput", "TrajectoryError", "checked", "fail", "finite", "labels", "logits", "positive", "probabilities"]
 
 Array = Any
+LARGEST = 1e6  # of |z|; the answers are documented for ±1e4, and float64 leaves differences of 1e6 ten digits
 
 
 class BadInput(ValueError):
     """One line: what was expected, what came, what to do."""
+
+
+class TrajectoryError(BadInput):
+    """A file or table that cannot be read or trusted; one line: expected, got, what to do."""
+
+
+def fail(expected: str, got: str, do: str) -> NoReturn:
+    """Raise a TrajectoryError in one printable line: for `toyld.trajectory` and its readers."""
+    line = f"expected {expected}, got {got}: {do}"
+    raise TrajectoryError("".join(c if c.isprintable() else " " for c in line))
+
+
+def _show(value: Any) -> str:
+    return f"{type(value).__name__} {' '.join(ascii(value).split())[:60]}"
 
 
 def _array(name: str, a: Any) -> Any:
@@ -41,19 +58,37 @@ def _array(name: str, a: Any) -> Any:
     return xp
 
 
-def _first_bad(xp: Any, bad: Any) -> str:
-    """Index of the first True, for the message."""
-    flat = xp.reshape(bad, (-1,))
-    where = int(xp.argmax(xp.astype(flat, xp.int8)))
-    index = []
+def _refuse_where(xp: Any, bad: Any, a: Any, name: str, expected: str, do: str, got: str = "") -> None:
+    """One line with the first value where `bad` is True, and its index; nothing where it is True nowhere."""
+    if not bool(xp.any(bad)):
+        return
+    where = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))
+    value = float(xp.reshape(a.detach() if is_torch_array(a) else a, (-1,))[where])
+    index: list[int] = []
     for size in reversed(bad.shape):
         where, i = divmod(where, size)
-        index.append(i)
-    return str(tuple(reversed(index)))
+        index.insert(0, i)
+    at = f" at {tuple(index)}" if index else ""
+    msg = f"{name}: expected {expected}, got {got}{value:.6g}{at}; {do}"
+    raise BadInput(msg)
+
+
+def finite(v: Array, /, *, name: str = "v") -> Array:
+    """Finite floats (..., V), V ≥ 2: a direction, a residual, a reward; returned as they came.
+
+    >>> import numpy as np
+    >>> finite(np.array([0.0, np.inf]), name="reward")
+    Traceback (most recent call last):
+        ...
+    toyld.checked.BadInput: reward: expected finite numbers, got inf at (1,); remove or replace it
+    """
+    xp = _array(name, v)
+    _refuse_where(xp, ~xp.isfinite(v), v, name, "finite numbers", "remove or replace it")
+    return v
 
 
 def logits(z: Array, /, *, name: str = "z") -> Array:
-    """Finite float logits (..., V), V ≥ 2; returned as they came.
+    """Finite float logits (..., V), V ≥ 2, |z| ≤ 1e6; returned as they came.
 
     >>> import numpy as np
     >>> logits(np.array([0.0, np.nan]))
@@ -62,12 +97,9 @@ def logits(z: Array, /, *, name: str = "z") -> Array:
     toyld.checked.BadInput: z: expected finite logits, got nan at (1,); for a class that cannot occur use -1e4
     """
     xp = _array(name, z)
-    bad = ~xp.isfinite(z)
-    if bool(xp.any(bad)):
-        at = _first_bad(xp, bad)
-        value = float(xp.reshape(z, (-1,))[int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))])
-        msg = f"{name}: expected finite logits, got {value} at {at}; for a class that cannot occur use -1e4"
-        raise BadInput(msg)
+    _refuse_where(xp, ~xp.isfinite(z), z, name, "finite logits", "for a class that cannot occur use -1e4")
+    far = "subtract the largest: differences lose their digits far beyond the documented ±1e4"
+    _refuse_where(xp, xp.abs(z) > LARGEST, z, name, f"logits within ±{LARGEST:.0e}", far)
     return z
 
 
@@ -81,20 +113,11 @@ def probabilities(p: Array, /, *, name: str = "p") -> Array:
     toyld.checked.BadInput: p: expected probabilities > 0, got -0.5 at (1,); drop classes that cannot occur
     """
     xp = _array(name, p)
-    bad = ~(p > 0)
-    if bool(xp.any(bad)):
-        value = float(xp.reshape(p, (-1,))[int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))])
-        msg = (
-            f"{name}: expected probabilities > 0, got {value} at {_first_bad(xp, bad)}; drop classes that cannot occur"
-        )
-        raise BadInput(msg)
+    _refuse_where(xp, ~(p > 0), p, name, "probabilities > 0", "drop classes that cannot occur")
     total = xp.sum(p, axis=-1)
     tolerance = 4.0 * float(xp.finfo(p.dtype).eps) * p.shape[-1] + 1e-6
     off = xp.abs(total - 1.0) > tolerance
-    if bool(xp.any(off)):
-        value = float(xp.reshape(total, (-1,))[int(xp.argmax(xp.astype(xp.reshape(off, (-1,)), xp.int8)))])
-        msg = f"{name}: expected probabilities that sum to 1, got a sum of {value:.6g}; divide by it"
-        raise BadInput(msg)
+    _refuse_where(xp, off, total, name, "probabilities that sum to 1", "divide by it", got="a sum of ")
     return p
 
 
@@ -109,10 +132,10 @@ def labels(y: Any, z: Array, /, *, name: str = "y") -> Any:
     """
     size = z.shape[-1]
     if is_array_api_obj(y):
-        if type(y) is not type(z) and y.ndim:
+        xp = array_namespace(y)
+        if not _scalar(y) and xp is not array_namespace(z):
             msg = f"{name}: expected {type(z).__name__} labels like z, got {type(y).__name__}; use one library"
             raise BadInput(msg)
-        xp = array_namespace(y)
         if not xp.isdtype(y.dtype, "integral"):
             msg = f"{name}: expected integer labels, got dtype {y.dtype}; convert with astype"
             raise BadInput(msg)
@@ -126,7 +149,7 @@ def labels(y: Any, z: Array, /, *, name: str = "y") -> Any:
     elif isinstance(y, int) and not isinstance(y, bool):
         low = high = y
     else:
-        msg = f"{name}: expected an integer label, got {type(y).__name__} {y!r}"
+        msg = f"{name}: expected an integer label, got {_show(y)}"
         raise BadInput(msg)
     if low < 0 or high >= size:
         msg = f"{name}: expected a label in 0 … {size - 1}, got {low if low < 0 else high}; labels count from 0"
@@ -134,30 +157,76 @@ def labels(y: Any, z: Array, /, *, name: str = "y") -> Any:
     return y
 
 
-def positive(s: Any, /, *, name: str = "s") -> Any:
-    """A finite step > 0, a number or an array; returned as it came."""
-    if is_array_api_obj(s):
-        xp = array_namespace(s)
-        good = bool(xp.all(xp.isfinite(s) & (s > 0)))
-    else:
-        good = isinstance(s, int | float) and 0 < s < float("inf")
-    if not good:
-        msg = f"{name}: expected a finite number > 0, got {s!r}; the sign of the push is c's"
+def _number(a: Any, name: str, shape: tuple[int, ...] | None, above: float, do: str) -> None:
+    """One line unless a is a finite number > above, or an array of them, of this shape where one is given."""
+    expected = "a finite number" if above < 0 else f"a finite number > {above:.0f}"
+    if not is_array_api_obj(a):
+        good = isinstance(a, int | float) and not isinstance(a, bool) and abs(a) <= sys.float_info.max
+        if not good or a <= above:
+            msg = f"{name}: expected {expected}, got {a if isinstance(a, float) else _show(a)}; {do}"
+            raise BadInput(msg)
+        return
+    xp = array_namespace(a)
+    if not xp.isdtype(a.dtype, ("integral", "real floating")):
+        msg = f"{name}: expected {expected}, got dtype {a.dtype}; convert with astype"
         raise BadInput(msg)
+    if shape is not None and a.ndim and tuple(a.shape) != shape:
+        msg = f"{name}: expected a number or an array of shape {shape} (one per softmax), got {tuple(a.shape)}"
+        raise BadInput(msg)
+    _refuse_where(xp, ~(xp.isfinite(a) & (a > above)), a, name, expected, do)
+
+
+def positive(s: Any, /, *, name: str = "s") -> Any:
+    """A finite step > 0, a number or an array; returned as it came.
+
+    >>> positive(0.5)
+    0.5
+    """
+    _number(s, name, None, 0.0, "the sign of the push is c's")
     return s
 
 
-def _one_library(arrays: dict[str, Any]) -> None:
+def _scalar(a: Any) -> bool:
+    """A 0-d number of numpy's, which goes with any library."""
+    return isinstance(a, np.generic) or (isinstance(a, np.ndarray) and a.ndim == 0)
+
+
+def _one_library(arrays: dict[str, Any]) -> Any:
+    """The arrays' namespace; None where there is no array."""
+    if not arrays:
+        return None
     try:
-        array_namespace(*arrays.values())
+        return array_namespace(*arrays.values())
     except TypeError:
         kinds = ", ".join(f"{name}: {type(a).__module__.split('.')[0]}" for name, a in arrays.items())
         msg = f"expected arrays of one library, got {kinds}; convert one of them"
         raise BadInput(msg) from None
 
 
+_ROWS = {"z": logits, "mu": probabilities, "q": probabilities, "v": finite, "g": finite, "reward": finite}
+_NUMBERS = dict.fromkeys(("s", "rho"), (0.0, "the sign of the push is c's"))
+_NUMBERS |= dict.fromkeys(("c", "c_plus", "c_minus", "baseline"), (-float("inf"), "pass a float"))
+
+
+def _rows(given: dict[str, Any]) -> tuple[int, ...] | None:
+    """Check the arrays over classes and that their shapes go together; the shape of the batch, if there is one."""
+    rows = {name: check(given[name], name=name) for name, check in _ROWS.items() if name in given}
+    longest: tuple[int, ...] = ()
+    for name, a in rows.items():
+        short, longest = sorted((tuple(a.shape), longest), key=len)
+        if short != longest[len(longest) - len(short) :]:
+            first = next(iter(rows))
+            msg = f"{name}: expected shape {tuple(rows[first].shape)} like {first}, or its last axes, got "
+            raise BadInput(msg + f"{tuple(a.shape)}; reshape it")
+    return longest[:-1] if rows else None
+
+
 def checked(function: Callable[..., Any], /) -> Callable[..., Any]:
-    """The same function, its arguments checked by their names (z, p, mu, y…, i, s, rho), one clear line if bad.
+    """The same function of `toyld.softmax`, its arguments checked by their names, one clear line if bad.
+
+    z: `logits`; mu, q: `probabilities`; v, g, reward: `finite`, shaped as z or mu or as its last axes; y, y_plus,
+    y_minus: `labels`, the last two different; s, rho > 0 and c, c_plus, c_minus, baseline finite, numbers or one per
+    softmax, baseline below E_μ r. A 0-d number of numpy's goes with arrays of any library.
 
     >>> import numpy as np
     >>> from toyld.softmax import threshold
@@ -170,18 +239,27 @@ def checked(function: Callable[..., Any], /) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs).arguments
-        _one_library({name: a for name, a in given.items() if is_array_api_obj(a)})
-        for name, value in given.items():
-            if name in ("z", "v", "g", "reward"):
-                logits(value, name=name)
-            elif name in ("p", "q", "mu"):
-                probabilities(value, name=name)
-            elif name in ("s", "rho"):
-                positive(value, name=name)
-        for name, value in given.items():
-            if name in ("y", "y_plus", "y_minus", "i"):
-                labels(value, given["z"], name=name)
-        return function(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
+        xp = _one_library({name: a for name, a in given.items() if is_array_api_obj(a) and not _scalar(a)})
+        batch = _rows(given)
+        for name, (above, do) in _NUMBERS.items():
+            if name in given:
+                _number(given[name], name, batch, above, do)
+        for name in ("y", "y_plus", "y_minus"):
+            if name in given and "z" in given:
+                labels(given[name], given["z"], name=name)
+        if xp is not None and not is_numpy_namespace(xp):
+            given |= {name: a.item() for name, a in given.items() if _scalar(a)}
+        if {"y_plus", "y_minus"} <= set(given):
+            same = given["y_plus"] == given["y_minus"]
+            if same if isinstance(same, bool) else bool(xp.any(same)):
+                msg = "y_plus, y_minus: expected two different classes, got equal ones; use residual with c₊ + c₋"
+                raise BadInput(msg)
+        if "baseline" in given:
+            b = given["baseline"]
+            gap = xp.sum(given["mu"] * (given["reward"] - (b[..., None] if getattr(b, "ndim", 0) else b)), axis=-1)
+            _refuse_where(xp, ~(gap > 0), gap, "baseline", "E_μ r − baseline > 0", "lower the baseline")
+        return function(*bound.args, **bound.kwargs)
 
     return guarded

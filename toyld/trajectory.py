@@ -1,4 +1,4 @@
-"""The one table every world and every reader produces: an `xarray.Dataset` of one stage of one arm (design.md §3).
+"""The one table every world and every reader produces: an `xarray.Dataset` of one stage of one arm.
 
 Dimensions `seed, step, probe, example`, always in this order and always all four; `n_tokens` has no `step`, `ref_logp`
 has none where the reference is fixed, `NAME_token` has `token` behind them, and `loss, lr, grad_norm, train_*, eval_*`
@@ -23,28 +23,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from toyld._authors import Options, TrajectoryError, fail, read_log, sniff
+from toyld._authors import Options, read_log, sniff
+from toyld.checked import TrajectoryError, fail
 from toyld.files import write_whole
 
-__all__ = [
-    "DIMS",
-    "NOTE_CODES",
-    "READERS",
-    "SCHEMA",
-    "VARIABLES",
-    "TrajectoryError",
-    "Variable",
-    "add_note",
-    "below_label",
-    "load",
-    "notes",
-    "read",
-    "read_authors",
-    "save",
-    "to_csv",
-    "trajectory",
-    "validate",
-]
+__all__ = [  # on few lines, for the length of this file
+    "DIMS", "NOTE_CODES", "READERS", "SCHEMA", "VARIABLES", "TrajectoryError", "Variable", "add_note", "below_label",
+    "load", "notes", "read", "read_authors", "save", "to_csv", "trajectory", "validate",
+]  # fmt: skip
 
 SCHEMA = 1
 DIMS = ("seed", "step", "probe", "example")
@@ -176,7 +162,7 @@ def validate(ds: xr.Dataset) -> None:
 
     >>> validate(xr.Dataset({"logp": ("step", [1.0])}))
     Traceback (most recent call last):
-    toyld._authors.TrajectoryError: expected coordinate seed, got none: build the table with toyld.trajectory.trajectory
+    toyld.checked.TrajectoryError: expected coordinate seed, got none: build the table with toyld.trajectory.trajectory
     """
     build = "build the table with toyld.trajectory.trajectory"
     if not isinstance(ds, xr.Dataset):
@@ -243,7 +229,12 @@ def notes(ds: xr.Dataset) -> list[dict[str, str]]:
 
 
 def add_note(ds: xr.Dataset, code: str, text: str) -> xr.Dataset:
-    """A copy of the table with one more note; `code` is one of NOTE_CODES."""
+    """A copy of the table with one more note; `code` is one of NOTE_CODES.
+
+    >>> ds = trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"])
+    >>> [note["code"] for note in notes(add_note(ds, "means-only", "no array"))]
+    ['means-only']
+    """
     if code not in NOTE_CODES:
         fail(f"a note code among {', '.join(NOTE_CODES)}", repr(code), "use one of them")
     return ds.assign_attrs(notes=json.dumps([*notes(ds), {"code": code, "text": text}]))
@@ -269,7 +260,14 @@ def _write(path: Path, payload: bytes) -> None:
 
 
 def save(ds: xr.Dataset, path: str | Path, /) -> None:
-    """Write a valid table as NetCDF-3 (64-bit offsets), atomically; equal tables give equal bytes."""
+    """Write a valid table as NetCDF-3 (64-bit offsets), atomically; equal tables give equal bytes.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "run.nc"
+    >>> save(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
+    >>> path.read_bytes()[:3]
+    b'CDF'
+    """
     validate(ds)
     data = {name: ds[name].variable for name in sorted(map(str, ds.data_vars))}
     coords = {name: ds[name].variable for name in (*DIMS, "examples_seen") if name in ds.coords}
@@ -277,7 +275,14 @@ def save(ds: xr.Dataset, path: str | Path, /) -> None:
 
 
 def load(path: str | Path, /) -> xr.Dataset:
-    """Read a table that `save` wrote; TrajectoryError for anything else."""
+    """Read a table that `save` wrote; TrajectoryError for anything else.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "run.nc"
+    >>> save(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
+    >>> load(path).loss.values
+    array([[1.]])
+    """
     path = Path(path)
     try:
         with xr.open_dataset(io.BytesIO(path.read_bytes()), engine="scipy", decode_times=False) as file:
@@ -299,6 +304,12 @@ def to_csv(ds: xr.Dataset, path: str | Path, /) -> None:
     """Write a tidy CSV atomically, one row per measured value; a cell is empty where the variable lacks that dimension.
 
     Columns: seed, step, examples_seen (where known), probe, example, token (where used), variable, units, value.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "run.csv"
+    >>> to_csv(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
+    >>> path.read_text().splitlines()[1]
+    '0,0,,,loss,as logged,1.0'
     """
     validate(ds)
     axes = {*ds.coords, *ds.dims}
@@ -329,7 +340,7 @@ def read_authors(
     rows: slice = slice(None),
     keep_buggy_argmax: bool = False,
 ) -> xr.Dataset:
-    """One run of the authors' released logs (theory.md §5.4): a folder, or the file of JSON lines in it.
+    """One run of the authors' released logs (Ren & Sutherland, ICLR 2025): a folder, or the file of JSON lines in it.
 
     Rows that do not belong, the argmax bug and the rest are found in the numbers, dropped and noted; what that can and
     cannot find stands in `toyld._authors`. Logged keys become `logp`, `argmax_logp`, `residual_norm` (p_e), `label_gap`
@@ -339,25 +350,21 @@ def read_authors(
     The log does not record, and the caller may state: `stage`, `arm`; `eval_every`, training examples between two
     evaluations; `batch_size`, examples per update (without it `step` counts examples, see attr step_unit);
     `n_examples` behind the means where there is no array; `has_step0`, whether row 0 precedes the first update.
-    `rows` reads a part of the JSON rows. `keep_buggy_argmax` keeps an argmax that is dropped under the name
+    `rows` = slice(first, end) reads a part of the JSON rows. `keep_buggy_argmax` keeps an argmax that is dropped, as
     `argmax_logp_as_logged`, to show it beside a right one.
-
     Raises TrajectoryError for a log that cannot be read without guessing.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "log.json"
+    >>> _ = path.write_text('{"logps_eval_prob_train/chosen": -3.0}\\n{"logps_eval_prob_train/chosen": -2.5}\\n')
+    >>> read_authors(path, stage="sft").logp.values.ravel()
+    array([-3. , -2.5])
     """
-    for name, value in (("eval_every", eval_every), ("n_examples", n_examples), ("batch_size", batch_size or 1)):
-        if value < 1 or (name == "batch_size" and eval_every % value):
-            fail(f"a positive {name}, batch_size dividing eval_every", str(value), "correct it")
-    options = Options(rows, eval_every, n_examples, has_step0, vocab_size, keep_buggy_argmax)
+    options = Options(rows, eval_every, n_examples, has_step0, vocab_size, keep_buggy_argmax, batch_size)
+    options.check()
     with np.errstate(all="ignore"):  # absurd numbers are refused by `validate`
         log = read_log(Path(path), options)
-    probes = list(dict.fromkeys(probe for arrays in log.by_probe.values() for probe in arrays))
-    blank = np.full((1, len(log.examples_seen), len(probes), len(log.example)), np.nan)
-    variables: dict[str, ArrayLike] = {name: values[None] for name, values in log.by_step.items()}
-    for name, arrays in log.by_probe.items():
-        full = blank.copy()
-        for probe, values in arrays.items():
-            full[0, :, probes.index(probe)] = values
-        variables[name] = full
+    probes, variables = log.arrays()
     return trajectory(
         variables,
         step=[seen // (batch_size or 1) for seen in log.examples_seen],
@@ -378,9 +385,15 @@ READERS: dict[str, Callable[[Path], xr.Dataset]] = {"authors": read_authors, "ne
 
 
 def read(path: str | Path, /) -> xr.Dataset:
-    """Read a table or a log, its kind recognised from content, never from names."""
-    path = Path(path)
-    kind = "authors" if path.is_dir() else sniff(path)
+    """Read a table or a log, its kind recognised from content, never from names.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "any.name"
+    >>> save(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
+    >>> read(path).loss.values
+    array([[1.]])
+    """
+    kind = "authors" if (path := Path(path)).is_dir() else sniff(path)
     if kind not in READERS:
         got = f"{path.name}, {'a Git-LFS pointer (see `git lfs pull`)' if kind == 'lfs' else 'neither'}"
         fail("a NetCDF-3 table or the authors' JSON lines", got, "name such a file or its folder")
