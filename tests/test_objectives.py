@@ -178,26 +178,32 @@ def test_lives_under_vmap(name):
     assert_allclose(together.numpy(), apart.numpy(), rtol=64 * EPS)
 
 
+def reads(objective: Any, twin: str) -> bool:
+    """Whether the loss changes with this array of the batch, on a few random batches."""
+    for seed in range(6):
+        batch, rng = objectives.random_batch(seed), np.random.default_rng(seed)
+        array = getattr(batch, twin)
+        moved = replace(batch, **{twin: array + rng.choice([-2.0, 2.0], size=array.shape)})
+        if not np.array_equal(objective.loss(batch), objective.loss(moved)):
+            return True
+    return False
+
+
 @pytest.mark.parametrize("name", PUSHING)
 def test_a_missing_side_is_one_clear_line(name):
+    """What the loss reads it asks for, and it asks for nothing else."""
     objective, batch = objectives.get(name), objectives.random_batch(2)
-    read = 0
     for field in ("chosen", "rejected", "anchor"):
         for twin in (f"ref_{field}", f"old_{field}", f"{field}_advantage"):
             if getattr(batch, twin, None) is None:
                 continue
             without = replace(batch, **{twin: None})
-            try:
-                objective.loss(without)
-            except objectives.MissingSideError as missing:
-                error = missing
+            if reads(objective, twin):
+                with pytest.raises(objectives.MissingSideError) as missing:
+                    objective.loss(without)
+                one_line(missing.value, f"batch.{twin}, which is None: pass {twin}=")
             else:
-                continue
-            read += 1
-            one_line(error, f"batch.{twin}, which is None: pass {twin}=")
-    needs = {"sft": 0, "extend": 0, "ga": 0, "nsr": 0, "slic": 0, "simpo": 0, "cpo": 0, "orpo": 0, "unlikelihood": 0,
-             "trl.sft": 0, "npo": 1, "topr": 1, "topr-token": 1, "kto": 3, "ppo": 4}  # fmt: skip
-    assert read == needs.get(name, 2)
+                assert_array_equal(objective.loss(without), objective.loss(batch))
 
 
 @pytest.mark.parametrize("x", [-1e4, -745.0, -40.0, -1.0, -0.7, -0.6, -1e-3, -1e-9, -1e-300])
@@ -212,14 +218,14 @@ def test_elementary_functions_are_good_to_rounding(x):
         assert_allclose(float(stable.softplus(np.asarray(-x))), float(mpmath.log1p(mpmath.exp(-at))), rtol=8 * EPS)
 
 
-# ---------------------------------------------------------------------------- theory.md §1.4, row by row
+# ---------------------------------------------------------------------------- the table of coefficients, row by row
 
 
 def sig(x: float) -> float:
     return 1.0 / (1.0 + np.exp(-x))
 
 
-# (ℓ_+, ℓ_−, ref_+, ref_−) and lengths 2 and 3; every formula as theory.md §1.4 prints it.
+# (ℓ_+, ℓ_−, ref_+, ref_−) and lengths 2 and 3; every formula as its paper gives it.
 LP, LM, RP, RM, NP, NM = -3.0, -5.0, -4.5, -4.0, 2, 3
 H, DW, DL = (LP - LM) - (RP - RM), LP - RP, LM - RM
 B = 0.3
@@ -334,7 +340,7 @@ def test_ipo_coefficient_is_minus_two_h_minus_target_not_the_printed_one(h):
 
 
 def test_ipo_golden_value_of_errata_f3():
-    """theory.md F3: true 2.54, printed .68. Both hold at β = 0.3 and h = 1/2β − 1.27 = 0.397."""
+    """F3: true 2.54, printed .68. Both hold at β = 0.3 and h = 1/2β − 1.27 = 0.397."""
     beta, h = 0.3, 1 / 0.6 - 1.27
     c, _ = objectives.IPO(beta).coefficients(pairs(h - 7.0, -7.0, -7.0, -7.0))
     assert round(float(c[0]), 2) == 2.54
@@ -371,7 +377,7 @@ def test_sppo_has_a_negative_gradient_until_its_target(ratio):
     assert np.sign(printed) != np.sign(c_minus) or c_minus == 0 == round(printed, 9)
 
 
-# ---------------------------------------------------------------------------- TRL's losses (users.md §8)
+# ---------------------------------------------------------------------------- TRL's losses
 
 
 def test_nca_push_on_the_chosen_reverses_at_ln_two():
@@ -487,7 +493,7 @@ def test_ld_dpo_weights_only_the_tokens_beyond_the_shorter_response():
 
 
 def test_npo_fades_with_the_log_ratio_as_published():
-    """theory.md §6.4: W at π/π_ref = 1, .1, .01."""
+    """Zhang et al. 2024 (2404.05868): W at π/π_ref = 1, .1, .01."""
     batch = pairs([-1.0] * 3, np.log([1.0, 0.1, 0.01]) - 5.0, [-1.0] * 3, [-5.0] * 3)
     assert_allclose(-objectives.NPO(1.0).coefficients(batch)[1], [1.0, 0.182, 0.0198], atol=5e-4)
     assert_allclose(-objectives.NPO(0.1).coefficients(batch)[1], [1.0, 0.885, 0.774], atol=5e-4)
@@ -537,7 +543,7 @@ def test_bst_residual_is_gradient_ascent_plus_the_models_own_favourites():
 
 # ---------------------------------------------------------------------------- the table
 
-# users.md §8, last column, in the table's words; theory.md §1.4 and §8 for the papers' losses.
+# What each loss's formula says, in the table's words.
 DOCUMENTED = {
     "trl.sigmoid": "margin",
     "trl.hinge": "margin, hard off",
@@ -694,9 +700,33 @@ def test_a_side_the_batch_does_not_have_gets_no_push():
     assert_array_equal(push.rejected, -1.0)
 
 
-def test_mixed_libraries_are_refused():
-    with pytest.raises(TypeError, match="namespace"):
-        objectives.DPO().loss(Batch(chosen=np.zeros((1, 1)), rejected=torch.zeros((1, 1))))
+@pytest.mark.parametrize("other", ["rejected", "ref_chosen", "old_chosen", "chosen_mask", "chosen_advantage", "groups"])
+def test_mixed_libraries_are_refused(other):
+    shape = (1,) if other in ("chosen_advantage", "groups") else (1, 1)
+    with pytest.raises(ObjectiveError) as error:
+        Batch(chosen=torch.zeros((1, 1)), **{other: np.zeros(shape)})
+    one_line(error.value, "one library", "chosen torch", f"{other} numpy", "convert")
+
+
+@pytest.mark.parametrize("wrong", [[[-1.0]], -1.0, "dpo"])
+@pytest.mark.parametrize("side", ["chosen", "ref_chosen"])
+def test_what_is_no_array_is_refused(side, wrong):
+    with pytest.raises(ObjectiveError) as error:
+        Batch(**({"chosen": np.zeros((1, 1))} | {side: wrong}))
+    one_line(error.value, f"{side}: expected an array", type(wrong).__name__, f"numpy.asarray({side})")
+
+
+def test_pair_batch_refuses_lists_and_mixed_libraries_in_one_line():
+    one = np.asarray([-1.0])
+    with pytest.raises(ObjectiveError) as listed:
+        pair_batch(one, [-2.0])
+    one_line(listed.value, "rejected: expected an array", "list")
+    with pytest.raises(ObjectiveError) as mixed:
+        pair_batch(torch.asarray(one), torch.asarray(one), one)
+    one_line(mixed.value, "one library", "chosen torch", "ref_chosen numpy")
+    with pytest.raises(ObjectiveError) as side:
+        pair_batch(one, one, old_rejected=torch.asarray([[-1.0]]))
+    one_line(side.value, "one library", "chosen numpy", "old_rejected torch")
 
 
 # ---------------------------------------------------------------------------- tests of the tests: planted bugs
@@ -708,15 +738,35 @@ def test_a_dropped_beta_one_minus_a_is_caught(monkeypatch):
         objectives.check(objectives.DPO())
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in PUSHING if objectives.get(n).kind == "sequence" and n not in ("sft", "trl.sft")]
-)
-def test_a_flipped_sign_on_the_rejected_is_caught(monkeypatch, name):
+def pushed_sides(name: str) -> list[int]:
+    """Which of (c_+, c_−) are not always 0."""
+    objective = objectives.get(name)
+    if objective.kind != "sequence":
+        return []
+    pushes = [objective.coefficients(objectives.random_batch(seed)) for seed in range(12)]
+    return [side for side in (0, 1) if any(np.any(push[side]) for push in pushes)]
+
+
+@pytest.mark.parametrize(("name", "side"), [(name, side) for name in PUSHING for side in pushed_sides(name)])
+def test_a_flipped_sign_is_caught(monkeypatch, name, side):
     cls = objectives.OBJECTIVES[name]
     right = cls.coefficients
-    monkeypatch.setattr(cls, "coefficients", lambda self, batch: (right(self, batch)[0], -right(self, batch)[1]))
+
+    def wrong(self: Any, batch: Batch) -> Any:
+        c = list(right(self, batch))
+        c[side] = -c[side]
+        return tuple(c)
+
+    monkeypatch.setattr(cls, "coefficients", wrong)
     with pytest.raises(objectives.PushError):
         objectives.check(cls())
+
+
+def test_every_sequence_loss_has_a_side_to_flip():
+    assert [n for n in PUSHING if objectives.get(n).kind == "sequence" and not pushed_sides(n)] == []
+    assert pushed_sides("sft") == [0]
+    assert pushed_sides("ga") == [1]
+    assert pushed_sides("dpo") == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["simpo", "orpo", "rpo", "trl.ipo", "trl.sigmoid_norm", "grpo"])

@@ -86,6 +86,10 @@ def test_a_bound_that_is_none_is_a_failure(bound):
     assert evaluate(make(lambda x: Margin(1.0 + x, np.full_like(x, bound)))).verdict == "undecided"
 
 
+def test_a_violation_beyond_any_float_is_a_refutation():
+    assert evaluate(make(lambda x: Margin(np.full_like(x, -1e300), np.full_like(x, 1e-16)))).verdict == "refuted"
+
+
 def test_cases_that_say_nothing_do_not_count():
     silent = make(lambda x: margin(np.full_like(x, np.inf)))
     assert (evaluate(silent).verdict, evaluate(silent).cases) == ("undecided", 0)

@@ -97,6 +97,7 @@ def test_how_often_a_drawn_label_is_a_valley(scale: float, drawn: float, uniform
         ("entropy_rate", lambda z, v: np.sum(sm.softmax(z) * v, axis=-1), "covariance_law"),
         ("threshold_limit", lambda z, y: np.sum(sm.softmax(z) ** 2, axis=-1), "break_even"),
         ("valley_depth", lambda z, y: sm.entropy(z) + entropy.at(sm.log_softmax(z), y), "valleys_are_rarer_on_policy"),
+        ("valley_depth", lambda z, y: -entropy.at(sm.log_softmax(z), y) - sm.entropy(z) - 0.3, "valley_is_absorbing"),
     ],
 )
 def test_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, name: str, wrong: object, claim: str) -> None:

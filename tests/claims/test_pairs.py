@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flint import arb
 
+from toyld import claims
 from toyld.claims import exact, pairs
-from toyld.claims.base import registry
 
 TWO_LABELS = {
     "plus": lambda p, **_: range(len(p)),
@@ -44,13 +44,13 @@ def test_the_range_of_k_is_sharp(k, label, sign):
 
 
 def test_smallest_case_where_dpop_raises_the_rejected():
-    claim = registry["gate.contrast-lowers-loser"]
+    claim = claims.every()["gate.contrast-lowers-loser"]
     found = exact.smallest(claim.counterexample.margin, y=None, classes=(2, 3), k=[F(1, 51)], **TWO_LABELS)
     assert found == claim.counterexample.case
 
 
 def test_smallest_case_where_a_dpo_pair_does_not_squeeze():
-    claim = registry["pair.squeezing-lowers-winner"]
+    claim = claims.every()["pair.squeezing-lowers-winner"]
 
     def valley(p, plus, minus, s):
         return bool(exact.ball(p[minus]).log() < -exact.entropy(p))
@@ -81,7 +81,7 @@ def test_fixed_features_give_the_rate_of_razins_proposition():
 
 
 def test_in_the_argmax_counterexample_the_winner_really_falls():
-    case = registry["pair.displaced-to-argmax"].counterexample.case
+    case = claims.every()["pair.displaced-to-argmax"].counterexample.case
     w, h, p = pairs._exact(**case)
     pull = [pairs._dot(row, w[0]) - pairs._dot(row, w[1]) for row in w]
     assert pull[0] - pairs._dot(p, pull) + pairs._dot(h, h) * (1 - p[0] + p[1]) < 0
@@ -91,7 +91,7 @@ def test_in_the_argmax_counterexample_the_winner_really_falls():
 
 def test_worked_example_of_entanglement():
     """(‖g_+‖², ‖g_−‖², ⟨g_+, g_−⟩) ∝ (1, 4, 2): both fall, y− twice as fast."""
-    case = registry["pair.dpo-raises-winner"].counterexample.floats() | {"s": np.array([1e-6])}
+    case = claims.every()["pair.dpo-raises-winner"].counterexample.floats() | {"s": np.array([1e-6])}
     change, first, _ = pairs._two_contexts(**case)
     np.testing.assert_allclose(first[0] / 5e-7, [-1.0, -2.0], rtol=1e-12)
     np.testing.assert_allclose(change[0], first[0], rtol=1e-5)

@@ -123,14 +123,16 @@ def test_dead_atoms_lose_from_every_start():
     assert sm.softmax(end)[:, 0].max() < 1e-6
 
 
-def valley(p, y, rho):
-    return not exact.ball(p[y]).log() + exact.entropy(p) > 0
+def test_the_full_push_on_a_valley_is_stored_where_it_hurts():
+    # Not the smallest case, (2/3, 1/3), but a rare token: a valley ten nats deep with |G_y| = .999999.
+    case = registry["policy.ppo-spares-valleys"].counterexample.floats()
+    assert sm.valley_depth(case["z"], case["y"])[0] > 10.0
+    np.testing.assert_allclose(own_entry(1e-6, 1.0, -1.0), 0.999999, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("id", "rest"),
     [
-        ("policy.ppo-spares-valleys", {"s": None, "rho": (F(1),), "where": valley}),
         (
             "policy.nsr-differs-in-expectation",
             {"y": None, "s": None, "good": lambda p: sorted(itertools.product((0, 1), repeat=len(p)), reverse=True)},

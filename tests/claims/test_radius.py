@@ -96,6 +96,7 @@ def test_zeros_are_counted() -> None:
     [
         ("taylor_radius", lambda v: 1.1 * np.pi / (v.max(axis=-1) - v.min(axis=-1)), "taylor_radius"),
         ("safe_step", lambda z, y: np.full(len(z), np.pi), "safe_step"),
+        ("safe_step", lambda z, y: np.full(len(z), np.pi / 2.0), "safe_step"),
         ("jacobian", lambda z: np.broadcast_to(np.eye(z.shape[-1]), (*z.shape, z.shape[-1])), "second_order_term"),
         ("step", lambda z, g, *, s: z + np.asarray(s)[..., None] * g, "remainder_in_radii"),
     ],

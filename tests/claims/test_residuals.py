@@ -1,6 +1,7 @@
 """What the generated tests do not cover: the tables are whole and agree, golden numbers, planted bugs, `add`."""
 
 import doctest
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from toyld.claims.base import registry
 
 NAMES = list(objectives.OBJECTIVES)
 PUSHING = [name for name in NAMES if objectives.get(name).kind != "target"]
-# The rows of the theory's table of residuals.
+# The losses whose coefficients the claims write down a second time.
 TABLE = (
     "sft extend ga dpo cdpo ipo slic simpo sppo dpop rpo cpo kto orpo nca npo unlikelihood nsr ppo grpo topr asymre "
     "gate-dpo"
@@ -30,6 +31,31 @@ def test_every_objective_has_its_claim_and_says_its_coefficients():
     assert set(residuals.COEFFICIENTS) == set(TABLE.split())
 
 
+@pytest.mark.parametrize("id", [id for id in claims.every() if id.startswith("residual.")])
+def test_a_statement_is_one_short_sentence(id):
+    statement = claims.every()[id].statement
+    assert not re.search(r"[.!?]\)? +\(?[A-Z]", statement)
+    assert len(statement) < 280
+
+
+def test_a_summary_is_the_first_sentence_of_a_docstring():
+    @dataclass(frozen=True)
+    class Two(objectives.DPO):
+        """−log σ(βh), i.e. DPO. (Also Bradley-Terry.)"""
+
+    assert residuals.summary(Two()) == "−log σ(βh), i.e. DPO"
+
+
+def test_a_loss_without_a_gradient_is_one_clear_line():
+    @dataclass(frozen=True)
+    class Constant(objectives.DPO):
+        def loss(self, batch, /):
+            return batch.zeros()
+
+    with pytest.raises(ValueError, match="chosen response; got a constant"):
+        residuals_pairs.pull(Constant(), "chosen", np.zeros((1, 2)), np.array([0]), np.zeros(1))
+
+
 def test_the_table_of_signs_names_every_loss_with_a_push():
     assert set(residuals_zoo.SIGNS) == set(PUSHING)
     assert set(residuals_zoo.FLOORS) | set(residuals_zoo.NO_FLOOR) == set(PUSHING)
@@ -41,7 +67,6 @@ def test_the_tables_agree_with_the_one_computed_by_probing_limits(name):
     negative = "no" if name in residuals_zoo.NEVER else "later" if name == "trl.discopop" else "yes"
     assert row.negative == negative
     assert row.bounded == ("no" if name in residuals_zoo.NO_FLOOR else "yes")
-    assert (row.across == "batch") == (name in residuals.ACROSS)
     if name in residuals_zoo.BALANCED:
         assert row.plus == -row.minus
     if name in residuals_zoo.NO_FLOOR:

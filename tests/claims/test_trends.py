@@ -12,7 +12,7 @@ import pytest
 
 from toyld import softmax as sm
 from toyld.claims import exact, trends, trends_peak, trends_share
-from toyld.claims.base import registry
+from toyld.claims.base import evaluate, registry
 from toyld.claims.exact import STEPS, distributions, smallest
 
 HALF, QUARTER, EIGHTH = Fraction(1, 2), Fraction(1, 4), Fraction(1, 8)
@@ -104,7 +104,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
         "classes": [3, 4],
         "denominators": range(2, 25),
         "i": lambda p, y, s: [i for i in range(len(p)) if i != y],
-        "j": lambda p, y, s, i: [j for j in apart(p, y, s, i) if p[j] <= p[i]],
+        "j": lambda p, y, s, i: [j for j in apart(p, y, s, i) if p[j] < p[i]],
         "part": PARTS,
     },
     "trends.peakier-lifts-top-more": {"classes": [3, 4], "i": top, "j": apart, "part": PARTS},
@@ -131,35 +131,36 @@ def test_every_refuted_trend_has_its_search() -> None:
     assert refuted == {*SEARCHES, "trends.colder-keeps-losers"}
 
 
+def _gains_by_label(p: np.ndarray, s: float) -> dict[int, np.ndarray]:
+    """log α_i (n, V) for every label but class 0, for i other than the label."""
+    own = p * np.exp(s * p)
+    total = own.sum(axis=-1)
+    return {y: s * p - np.log(total + np.expm1(-s) * own[:, y])[:, None] for y in range(1, p.shape[1])}
+
+
 @pytest.mark.slow
 def test_stored_case_of_colder_keeps_losers_is_the_smallest() -> None:
-    """Every case in float64: nothing earlier comes within rounding of a counterexample with k = 2, 3, 4."""
+    """Every case in float64: none earlier comes within 1e-12 of a counterexample with k = 2, 3, 4."""
     stored = registry["trends.colder-keeps-losers"].counterexample
     assert stored is not None
+    hits = []
     for size in (3, 4):
-        for denominator in range(size, 75):
+        for denominator in range(size, 146):
             cases = list(distributions(size, denominator))
             if not cases:
                 continue
-            z = np.log(np.array([[x.numerator / x.denominator for x in p] for p in cases]))
-            hits = []
-            for y in range(1, size):
-                labels = np.full(len(z), y)
-                for s in STEPS:
-                    steps = np.full(len(z), float(s))
-                    first = sm.log_alpha(z, labels, s=steps)
-                    for k in (2, 3, 4):
-                        second = sm.log_alpha(k * z, labels, s=steps)
-                        turned = (first < 1e-13) & (second > -1e-13) & ~sm.one_hot(z, labels) & (first < second)
+            p = np.array([[x.numerator / x.denominator for x in q] for q in cases])
+            for s in STEPS:
+                before = _gains_by_label(p, float(s))
+                for k in (2, 3, 4):
+                    cold = p**k / np.sum(p**k, axis=-1, keepdims=True)
+                    for y, after in _gains_by_label(cold, float(s)).items():
                         # exact ties at 0 (a class at the threshold) are no counterexample
-                        turned &= second - first > 1e-12
-                        hits += [(cases[n], y, s, k) for n in np.flatnonzero(turned.any(axis=-1))]
-            case = tuple(stored.case[name] for name in ("p", "y", "s", "k"))
-            if (size, denominator) == (4, 74):
-                assert case in hits
-                assert min(hits, key=lambda h: (cases.index(h[0]), h[1], STEPS.index(h[2]), h[3])) == case
-            else:
-                assert hits == []
+                        turned = (before[y] < 1e-13) & (after > -1e-13) & (after - before[y] > 1e-12)
+                        turned[:, y] = False
+                        turned &= (p[:, y] < p[:, 0])[:, None]  # classes are in falling order
+                        hits += [{"p": cases[n], "y": y, "s": s, "k": k} for n in np.flatnonzero(turned.any(axis=-1))]
+    assert hits == [dict(stored.case)]
 
 
 # ---- which measure fails where ---------------------------------------------------------------------------------------
@@ -265,6 +266,37 @@ def test_a_vanishing_label_can_lift_the_top_more_above_step_14() -> None:
     tops = np.linspace(0.08, 0.14, 25)
     assert min(slope(14.0, top) for top in tops) > 0.0
     assert min(slope(15.2, top) for top in tops) < 0.0
+
+
+@pytest.mark.parametrize(
+    ("id", "module", "name", "wrong"),
+    [
+        ("trends.peak-lifts-top-less", trends_peak, "MASS_TURNS", 0.77),
+        ("trends.peak-lifts-top-less", trends_peak, "FACTOR_TURNS", 0.73),
+        ("trends.peakier-turning-point", trends_peak, "HALF", 0.53),
+        ("trends.scaled-rarer-lifts-top-less", trends, "factor_turns", lambda a, b: 1.03 - (1.0 + a) / (2.0 + 2.0 * b)),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_wrong_constant_is_seen(
+    monkeypatch: pytest.MonkeyPatch, id: str, module: Any, name: str, wrong: Any, seed: int
+) -> None:
+    monkeypatch.setattr(module, name, wrong)
+    assert evaluate(registry[id], examples=2000, seed=seed).verdict == "refuted"
+
+
+def test_a_wrong_squeezing_ratio_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = sm.squeezing_ratio
+    monkeypatch.setattr(sm, "squeezing_ratio", lambda z, y, *, s: 1.01 * right(z, y, s=s))
+    assert evaluate(registry["trends.share-law"], examples=500).verdict == "refuted"
+
+
+def test_most_cases_of_the_first_order_losers_have_a_loser() -> None:
+    claim = registry["trends.colder-keeps-losers-first-order"]
+    speaks = []
+    for size, u in claim.premises.sample(np.random.default_rng(0), 2000):
+        speaks.append(np.isfinite(claim.check(**claim.premises.decode(u, size)[0]).value).any(axis=-1))
+    assert np.concatenate(speaks).mean() > 0.75
 
 
 def test_the_share_has_its_two_limits() -> None:

@@ -58,7 +58,7 @@ class Margin:
         silent = np.isposinf(value)
         sound = (bound > 0.0) & np.isfinite(bound)
         with np.errstate(over="ignore"):
-            ratio = np.where(silent, np.inf, value / np.where(sound, bound, 1.0))
+            ratio = np.where(silent, np.inf, np.clip(value / np.where(sound, bound, 1.0), -1e308, 1e308))
         ratio = np.where(np.isnan(ratio) | ~(sound | silent), -np.inf, ratio)
         return ratio.reshape(len(ratio), -1)
 

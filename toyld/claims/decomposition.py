@@ -91,7 +91,7 @@ def printed_jacobian(z: Array) -> Margin:
     "decomposition.projection",
     "A is the projection along 1 that removes the π-weighted mean: A² = A, A1 = 0, πᵀA = 0, "
     "det(λI − A) = λ(λ − 1)^{V−1}.",
-    source=f"P1b, from {PAPER}, §2 Eq. 3",
+    source=f"toyld, P1b, from {PAPER}, §2 Eq. 3",
     kind="identity",
     premises=Premises({"z": logits(), "root": real(2.0, 4.0)}),
     proof="A1 = 1 − 1(πᵀ1) = 0 and πᵀA = πᵀ − (πᵀ1)πᵀ = 0, so A² = A − A1πᵀ = A: eigenvalues are 0 and 1, and the "
@@ -113,7 +113,7 @@ def projection(z: Array, root: Array) -> Margin:
 @claim(
     "decomposition.mass-leak",
     "At a finite step Σ_i π_i log(π'_i/π_i) = −KL(π‖π') ≤ 0, and at least −(max d − min d)²/8 for a logit change d.",
-    source="P1b at a finite step",
+    source="toyld, P1b at a finite step",
     kind="theorem",
     premises=Premises({"z": logits(), "v": reals(), "s": step_size(), "w": CURRENT}),
     proof="The sum is −KL by definition and KL ≥ 0 with equality only at π' = π. With π'_i ∝ π_i e^{d_i} it equals "
@@ -134,7 +134,7 @@ def mass_leak(z: Array, v: Array, s: Array, w: Array) -> Margin:
 @claim(
     "decomposition.residual-sums-to-zero",
     "1ᵀG = 0 for SFT with any coefficient, for any preference pair, for every loss that sees z through log π alone.",
-    source=f"P1c; {PAPER}, Eq. 5 and 7",
+    source=f"toyld, P1c; {PAPER}, Eq. 5 and 7",
     kind="identity",
     premises=Premises(
         {
@@ -161,7 +161,7 @@ def residual_sums_to_zero(z: Array, y: Array, other: Array, plus: Array, minus: 
 @claim(
     "decomposition.frobenius",
     "‖A‖_F² = V − 2 + V‖π‖².",
-    source=f"P1d; {PAPER}, App. C.2 Eq. 27-31",
+    source=f"toyld, P1d; {PAPER}, App. C.2 Eq. 27-31",
     kind="identity",
     premises=Premises({"z": logits()}),
     proof="Row i of A is e_i − π, of squared length 1 − 2π_i + ‖π‖²; sum over i.",
@@ -254,7 +254,7 @@ NETWORK = Premises(
 @claim(
     "decomposition.kernel",
     "K(x_o, x_u) = K(x_u, x_o)ᵀ and K(x, x) is positive semi-definite (a network with one hidden tanh layer).",
-    source=f"P1e; {PAPER}, §2 Eq. 3 and App. C.1",
+    source=f"toyld, P1e; {PAPER}, §2 Eq. 3 and App. C.1",
     kind="identity",
     premises=NETWORK,
     proof="K(x_o, x_u) = J_o J_uᵀ. For z = U tanh(Wx) it is ⟨h, h'⟩I + ⟨x, x'⟩BB'ᵀ with B = U diag(1 − h²); "
@@ -290,7 +290,7 @@ def kernel(x: Array, other: Array, body: Array, head: Array) -> Margin:
     "decomposition.lessons-act-back-equally",
     "To first order SFT on (x_u, y_u) changes log π(y_o|x_o) by as much as SFT on (x_o, y_o) changes log π(y_u|x_u): "
     "η(e_{y_o} − π_o)ᵀK(x_o, x_u)(e_{y_u} − π_u).",
-    source=f"P1e with {PAPER}, App. C.1 item 5",
+    source=f"toyld, P1e with {PAPER}, App. C.1 item 5",
     kind="identity",
     premises=Premises(
         {

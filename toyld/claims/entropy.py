@@ -56,7 +56,7 @@ def _entropy_gradient(z: Array) -> Array:
     "entropy.valley",
     "Pushing down a valley lowers the entropy at every step, by at least a divergence: "
     "log p_y ≤ −H(p) implies H(p') ≤ H(p) − KL(p'‖p).",
-    source="T6, with the size of the fall",
+    source="toyld, T6, with the size of the fall",
     kind="theorem",
     premises=negative_step(where=_is_valley),
     proof="H(p) − H(p_s) − KL(p_s‖p) = m(s) − m(0) with m(s) = E_{p_s} log p, m(0) = −H(p). "
@@ -74,7 +74,7 @@ def valley(z: Array, y: Array, s: Array) -> Margin:
 @claim(
     "entropy.valley-is-absorbing",
     "A valley that is pushed down stays one and gets deeper by at least log(p_y/p'_y) + KL(p'‖p).",
-    source="T6, its last sentence, with the size",
+    source="toyld, T6, its last sentence, with the size",
     kind="theorem",
     premises=negative_step(where=_is_valley),
     proof="The depth is −log p_y − H; −log p_y grows by log(p_y/p'_y) > 0 and H falls by at least KL(p'‖p) "
@@ -86,15 +86,17 @@ def valley_is_absorbing(z: Array, y: Array, s: Array) -> Margin:
     logp, logq = sm.log_softmax(z), sm.log_softmax(after)
     least = -at(sm.log_alpha(z, y, s=s), y) + np.sum(np.exp(logq) * (logq - logp), axis=-1)
     depth = sm.valley_depth(after, y)
-    grown = depth - sm.valley_depth(z, y)
-    return Margin(np.stack([depth, grown - least], axis=-1), _blur(z, after, logq - logp)[:, None])
+    grown, bound = depth - sm.valley_depth(z, y), _blur(z, after, logq - logp)
+    mean = np.sum(sm.softmax(after) * (after - at(after, y)[:, None]), axis=-1)  # −log p_y − H = E_p z − z_y
+    value = [depth, grown - least, bound - np.abs(depth - mean)]
+    return Margin(np.stack(value, axis=-1), bound[:, None])
 
 
 @claim(
     "entropy.valley-squeezes",
     "If y is a valley, p_y ≤ e^{−H} ≤ ‖p‖², so the threshold τ(s) is at least ‖p‖² − p_y ≥ 0 at every step: "
     "classes with little mass lose.",
-    source=f"T6 with T2, T4; {PAPER}, App. A.3 (B1)",
+    source=f"toyld, T6 with T2, T4; {PAPER}, App. A.3 (B1)",
     kind="theorem",
     premises=negative_step(where=_is_valley),
     proof="−H = E_p log p ≤ log E_p p = log ‖p‖² (Jensen); τ never falls below τ(0+) = ‖p‖² − p_y (T4).",
@@ -110,7 +112,7 @@ def valley_squeezes(z: Array, y: Array, s: Array) -> Margin:
 @claim(
     "entropy.first-order-law",
     "At s = 0 a negative step on y changes the entropy at the rate −{Cov_p(log p, p) − p_y(log p_y + H)}.",
-    source="T6, first-order law",
+    source="toyld, T6, first-order law",
     kind="identity",
     premises=Premises({"z": logits(), "y": label()}),
     proof="∂H/∂z_i = −p_i(log p_i + H); take the inner product with a = p − e_y.",
@@ -132,7 +134,7 @@ def _rate(p: tuple[Fraction, ...], y: int) -> Any:
 @claim(
     "entropy.only-valleys-lower-it",
     "A small negative step on a class that is no valley, log p_y > −H(p), does not lower the entropy.",
-    source="T6 read as necessary",
+    source="toyld, T6 read as necessary",
     kind="theorem",
     expect="refuted",
     instead="entropy.first-order-law",
@@ -153,7 +155,7 @@ def only_valleys_lower_it(z: Array, y: Array) -> Margin:
 @claim(
     "entropy.covariance-law",
     "dH = −η Cov_p(log p, Δz): policy gradient Δz = p(r − E_p r), natural policy gradient Δz = r (up to a constant).",
-    source="Cui et al. 2025, arXiv 2505.22617 (§6.14)",
+    source="Cui et al. 2025, arXiv 2505.22617",
     kind="identity",
     premises=Premises({"z": logits(), "r": reals()}),
     proof="∂H/∂z_i = −p_i(log p_i + H), so dH = −Cov_p(log p, Δz). The gradient of E_p r in z is p(r − E_p r) = Fr, "
@@ -177,7 +179,7 @@ def covariance_law(z: Array, r: Array) -> Margin:
 @claim(
     "entropy.covariance-law-remainder",
     "At a finite step z' = z + sv the covariance law is off by at most s²Δ²(1/8 + (log V)/2), Δ = max v − min v.",
-    source="§6.14 with its constant",
+    source="toyld, Cui et al. 2025, arXiv 2505.22617, with its constant",
     kind="theorem",
     premises=Premises({"z": logits(), "v": reals(), "s": step_size(1e-4, 1e2), "w": CURRENT}),
     proof="H'(s) = −Cov(L, v) under p_s, L = log p_s, and H'' = −Var(v) − Cov(L, (v − Ev)²). Var(v) ≤ Δ²/4; with "
@@ -206,7 +208,7 @@ def _every_label(z: Array) -> tuple[Array, Array]:
     "entropy.break-even",
     "The mean first-order threshold over labels y ∼ q is ‖p‖² − ⟨q, p⟩: 0 on-policy (q = p), ‖p‖² − 1/V ≥ 0 for "
     "uniform labels.",
-    source="T7",
+    source="toyld, T7",
     kind="theorem",
     premises=Premises({"z": logits(), "q": UNIFORM}),
     proof="τ(0+) = ‖p‖² − p_y; take the mean. ‖p‖² ≥ 1/V by Cauchy-Schwarz.",
@@ -229,7 +231,7 @@ def break_even(z: Array, q: Array) -> Margin:
     "entropy.on-policy-negatives-cancel",
     "E_{y∼p}[p − e_y] = 0, and at a finite step E_{y∼p} log(p'_i/p_i) = −E_y K_y(s) is the same for every class i, "
     "between −(s²/8)E_y(1 + p_{y*} − p_y)² and 0.",
-    source="T7, with its finite-step version",
+    source="toyld, T7, with its finite-step version",
     kind="theorem",
     premises=Premises({"z": logits(), "s": step_size(), "q": CURRENT}),
     proof="log(p'_i/p_i) = s(p_i − 1[i=y]) − K_y(s), whose first term has mean 0 under y ∼ p. "
@@ -260,7 +262,7 @@ ABOVE = Field(lambda size: 0, lambda u, size, case: -np.ones(len(u)))
 @claim(
     "entropy.valleys-are-rarer-on-policy",
     "A label drawn from p is a valley no more often than one drawn uniformly: Σ_{valleys} p ≤ #valleys/V, for every p.",
-    source=f"T7, last sentence, for every p; {PAPER}, App. A.3 (B3)",
+    source=f"toyld, T7, last sentence, for every p; {PAPER}, App. A.3 (B3)",
     kind="theorem",
     premises=Premises({"z": logits(), "side": BELOW}),
     proof="The valleys {log p_y ≤ −H} are the k least likely classes for some k; the mean of the k smallest p is at "

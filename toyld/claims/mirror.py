@@ -42,7 +42,7 @@ def _least_other(changes: list[Any], *labels: int) -> Any:
     "sft.mirror",
     "An SFT step and a negative step of the same size nearly cancel: log α_i(SFT, s) + log α_i(negative, s) = "
     "−(K(s) + K(−s)), the same for every class and between −s²Δ²/4 and 0.",
-    source="T8, exactly",
+    source="toyld, T8, exactly",
     kind="theorem",
     premises=Premises({**START, "ratio": SAME}),
     proof="Add the two closed forms: ±sa_i cancel. K(0) = 0 and 0 ≤ K'' ≤ Δ²/4 (Popoviciu), so "
@@ -61,7 +61,7 @@ def mirror(z: Array, y: Array, s: Array, ratio: Array) -> Margin:
 @claim(
     "sft.label-rises-runner-up-falls",
     "Under SFT the label always rises and the most likely other class always falls, by the largest factor of all.",
-    source="T8, the mirror of Claims 1 and 2",
+    source="toyld, T8, the mirror of Claims 1 and 2",
     kind="theorem",
     premises=negative_step(),
     proof="log(p_y/p'_y) = log Σ_j p_j e^{−s(a_j − a_y)} with a_j ≥ a_y, and log(p_{y*}/p'_{y*}) = "
@@ -79,7 +79,7 @@ def label_rises_runner_up_falls(z: Array, y: Array, s: Array) -> Margin:
 @claim(
     "sft.threshold",
     "Under SFT on y a class j ≠ y rises exactly if p_j < −K(−s)/s: log(p'_j/p_j) = s(−K(−s)/s − p_j).",
-    source="T8; corrects F11",
+    source="toyld, T8; corrects F11",
     kind="identity",
     premises=negative_step(),
     proof="log α_j = −sp_j − K(−s) for j ≠ y. This is T1's threshold τ at −s.",
@@ -94,7 +94,7 @@ def threshold(z: Array, y: Array, s: Array) -> Margin:
     "sft.threshold-falls",
     "SFT's threshold starts at ‖p‖² − p_y, is below it by at most sΔ²/8 and only falls as the step grows: the set of "
     "other classes that rise shrinks.",
-    source="T8 with T4",
+    source="toyld, T8 with T4",
     kind="theorem",
     premises=Premises({**START, "more": real(1.0, 10.0)}),
     proof="It is the chord slope K(−s)/(−s) of the convex K with K(0) = 0, which increases with −s and tends to "
@@ -111,7 +111,7 @@ def threshold_falls(z: Array, y: Array, s: Array, more: Array) -> Margin:
 @claim(
     "sft.likely-label-lowers-the-rest",
     "If p_y ≥ ‖p‖², SFT on y lowers every other class, at every step.",
-    source="T8; the true part of F11",
+    source="toyld, T8; the true part of F11",
     kind="theorem",
     premises=negative_step(where=lambda z, y, s: sm.threshold_limit(z, y) <= 0.0),
     proof="The threshold is at most ‖p‖² − p_y ≤ 0 (sft.threshold-falls), below every p_j. In particular once p_y is "
@@ -159,7 +159,7 @@ def _chosen_at_peak(z: Array, plus: Array, sft: Array, y: Array, s: Array) -> Ar
     "extend.without-it",
     "Once SFT on y+ alone has brought p_+ to 1/√3 or more, a negative step of any size on any y− lowers every class "
     "but y+.",
-    source=f"T9 with squeeze.peak-takes-all; {PAPER}, §4.3",
+    source=f"toyld, T9 with squeeze.peak-takes-all; {PAPER}, §4.3",
     kind="theorem",
     premises=Premises(TRAINED, where=_chosen_at_peak, sizes=THREE_OR_MORE),
     proof="y+ is then the top class and not the penalised one: squeeze.peak-takes-all. With p_+ = 1 − ε the threshold "
@@ -198,7 +198,7 @@ def _own_path_range(eps: Array) -> Array:
     "extend.own-path",
     "On y−'s own path after extend, p_− = 1 − ε with ε < 1/2, a negative step lowers y− alone, for every "
     "s ≤ log((1 − ε)/ε)/ε, however the rest is distributed.",
-    source=f"T9 with its exact range; {PAPER}, §4.3",
+    source=f"toyld, T9 with its exact range; {PAPER}, §4.3",
     kind="theorem",
     premises=Premises({**OWN_PATH, "share": real(0.0, 1.0)}),
     proof="Σ_{others} p_j e^{sp_j} ≤ εe^{sε} (convexity: all of ε on one class is worst), so e^{K(s)} ≤ (1 − ε)/u + εu "
@@ -218,7 +218,7 @@ def own_path(eps: Array, z: Array, share: Array) -> Margin:
 @claim(
     "extend.own-path-any-step",
     "On y−'s own path after extend, p_− > 1/2, a negative step of any size lowers y− alone.",
-    source="T9, “nobody is squeezed”, read at a finite step",
+    source="toyld, T9, “nobody is squeezed”, read at a finite step",
     kind="theorem",
     expect="refuted",
     instead="extend.own-path",
@@ -248,7 +248,7 @@ def _shared(z: Array) -> tuple[Array, Array, Array]:
     "extend.shared-context",
     "At a shared context p_+ = p_− = (1 − ε)/2, a negative step lowers y− alone for every "
     "s ≤ 4ε(1 − ε) + 8(m − r), m the least and r the sum of squares of the rest; for ε < 1/3 this is above 4ε(1 − 3ε).",
-    source="T9 with its range",
+    source="toyld, T9 with its range",
     kind="theorem",
     premises=Premises({**SHARED, "share": real(1e-3, 1.0)}, sizes=THREE_OR_MORE),
     proof="τ(0+) = ‖p‖² − p_− = −ε(1 − ε)/2 + r and Δ = 1, so τ(s) ≤ r − ε(1 − ε)/2 + s/8 (T2), which is ≤ m in this "
@@ -271,7 +271,7 @@ def shared_context(eps: Array, z: Array, share: Array) -> Margin:
     "extend.shared-context-first-loser",
     "At a shared context p_+ = p_− = (1 − ε)/2 the least likely class, of probability m, loses at every "
     "s ≥ 2 artanh(2ε + 4m/(1 − ε)): small ε puts the first loser between 4ε and 12ε.",
-    source="T9, “first loser at s ≈ .04-.12 for ε = .01”",
+    source="toyld, T9, “first loser at s ≈ .04-.12 for ε = .01”",
     kind="theorem",
     premises=Premises(
         {**SHARED, "share": real(1.0, 10.0)},
@@ -300,7 +300,7 @@ def shared_context_first_loser(eps: Array, z: Array, share: Array) -> Margin:
 @claim(
     "extend.shared-context-any-step",
     "At a shared context p_+ = p_− = (1 − ε)/2 with ε < 1/3 a negative step of any size lowers y− alone.",
-    source="T9 without “to first order only”",
+    source="toyld, T9 without “to first order only”",
     kind="theorem",
     expect="refuted",
     instead="extend.shared-context",

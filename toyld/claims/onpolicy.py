@@ -58,8 +58,8 @@ def _group(centred: bool) -> dict[str, Field]:
 @claim(
     "policy.group-cancels",
     "On-policy at one shared context, advantages that sum to zero cancel the π-term: log(π'_j/π_j) = s a_j − "
-    "log Σ_k π_k e^{s a_k}, a_j the summed advantage of token j. Tokens nobody took keep their ratios: no squeezing "
-    "among them.",
+    "log Σ_k π_k e^{s a_k}, a_j the summed advantage of token j, so that tokens nobody took keep their ratios "
+    "(no squeezing among them).",
     source="extends the shared-context identity of a DPO pair (Razin et al. 2025, App. F) to GRPO groups",
     kind="theorem",
     premises=Premises(_group(centred=True)),

@@ -1,4 +1,4 @@
-"""Preference pairs: DPO at one shared context (T10), with trained features (§6.1) and in entangled contexts (§6.2).
+"""Preference pairs: DPO at one shared context (T10), with trained features and in entangled contexts.
 
 Notation: z logits, p = softmax(z), the pair is y+ (`plus`) over y− (`minus`). A pair loss gives the coefficients
 c_+ = 1 and c_− = −k, and one step adds s(e_+ − k e_− + (k − 1)p) to z; DPO and every loss of the margin alone has
@@ -65,7 +65,7 @@ def rates(values: Callable[..., Any], loss: Callable[..., Any], *params: Array) 
     "pair.shared-context",
     "DPO at one shared context, L = 1: p'_+/p_+ = e^s/Z, p'_−/p_− = e^{−s}/Z and 1/Z for all the rest, with "
     "Z = 1 + p_+(e^s − 1) + p_−(e^{−s} − 1).",
-    source=f"T10; {RAZIN}, App. F",
+    source=f"toyld, T10; {RAZIN}, App. F",
     kind="identity",
     premises=Premises(PAIR),
     proof="With c_+ = −c_− the two p-terms of the residual cancel, Δz = s(e_+ − e_−); Z = Σ p_j e^{Δz_j}.",
@@ -82,7 +82,7 @@ def shared_context(z: Array, plus: Array, minus: Array, s: Array) -> Margin:
     "pair.winner-rises",
     "At a shared context with c_− = −k c_+ and ½ ≤ k ≤ 2 (DPO: k = 1), y+ rises and y− falls for every p and every "
     "step; neither ½ nor 2 can be replaced.",
-    source=f"T10, sharpened; k = 1 is {RAZIN}, App. F Prop.",
+    source=f"toyld, T10, sharpened; k = 1 is {RAZIN}, App. F Prop.",
     kind="theorem",
     premises=Premises({**PAIR, "k": real(0.5, 2.0)}),
     proof="The exponents over s are 1 + (k − 1)p_+, −k + (k − 1)p_− and (k − 1)p_j. For ½ ≤ k ≤ 2 the first is the "
@@ -107,7 +107,7 @@ def pair_alphas(p: Any, plus: int, minus: int, s: Any, k: Any = 1) -> list[arb]:
     "pair.rest-moves-together",
     "Under DPO at a shared context all the rest, y* too, change by one factor 1/Z: they rise iff p_− > p_+ e^s (y− "
     "still leads halfway through the step), and never by more than 1/(1 − (√p_− − √p_+)²).",
-    source="T10 with its finite-step bound",
+    source="toyld, T10 with its finite-step bound",
     kind="theorem",
     premises=Premises({**PAIR, "k": constant(1.0)}, sizes=THREE_OR_MORE),
     proof="Z − 1 = (e^s − 1)(p_+ − p_− e^{−s}). By AM-GM Z ≥ 1 − p_+ − p_− + 2√(p_+ p_−), met at e^{2s} = p_−/p_+.",

@@ -26,6 +26,7 @@ NSR = "Zhu et al. 2025, negative sample reinforcement (arXiv 2506.01347)"
 TOPR = "TOPR, tapered off-policy REINFORCE (arXiv 2503.14286)"
 ASYMRE = "Arnal et al. 2025, AsymRE (arXiv 2506.20520), Thm 4.2"
 CLIP = 0.2
+MILLIONTH = Fraction(1, 10**6)
 SMALL = (2, 3, 4, 8)
 GOOD = Field(lambda size: size, lambda u, size, case: (u < 0.5).astype(float))
 OFF_POLICY = {"z": logits(), "mu": probabilities(), "r": reals()}
@@ -63,7 +64,7 @@ def ppo_push_is(z: Array, y: Array, u: Array, a: Array) -> Margin:
 
 @claim(
     "policy.ppo-spares-valleys",
-    "PPO never puts a large negative gradient on a valley: if Â = −1 and log π_y ≤ −H(π), its residual is |G_y| ≤ π_y.",
+    "PPO never puts a large negative gradient on a valley: if Â = −1 and log π_y ≤ −H(π), its residual is |G_y| ≤ 1/2.",
     source=f"{PAPER}, App. A.3 (F9), read without reference to π_old",
     kind="theorem",
     expect="refuted",
@@ -74,13 +75,14 @@ def ppo_push_is(z: Array, y: Array, u: Array, a: Array) -> Margin:
     proof="At the first inner step π = π_old, so ρ = 1 and |G_y| = 1 − π_y: the full push, however rare the token. The "
     "damping is relative to π_old; it protects later inner steps only.",
     counterexample=Counterexample(
-        {"p": (Fraction(2, 3), Fraction(1, 3)), "y": 1, "rho": Fraction(1)},
-        margin=lambda p, y, rho: exact.ball(p[y] - rho * (1 - p[y])),
+        {"p": (1 - MILLIONTH, MILLIONTH), "y": 1, "rho": Fraction(1)},
+        margin=lambda p, y, rho: exact.ball(Fraction(1, 2) - rho * (1 - p[y])),
+        note="|G_y| = .999999",
     ),
 )
 def ppo_spares_valleys(z: Array, y: Array, rho: Array) -> Margin:
     g = sm.residual(z, y, c=ppo_push(rho, -np.ones(len(z))))
-    return Margin(at(sm.softmax(z), y) - np.abs(at(g, y)), rounding(largest(z)[:, 0]))
+    return Margin(0.5 - np.abs(at(g, y)), rounding(largest(z)[:, 0]))
 
 
 def _correct(u: np.ndarray, size: int, case: Mapping[str, Array]) -> Array:
@@ -181,7 +183,7 @@ def _apart(p: Sequence[Fraction], good: Sequence[Fraction]) -> Any:
 @claim(
     "policy.nsr-differs-in-expectation",
     "With exact on-policy gradients NSR moves the policy otherwise than PSR, by at least 1 % of the gradient.",
-    source=f"{NSR}: diversity under NSR, read as a property of the expected gradient",
+    source=f"{NSR}: diversity under NSR, read as a property of the expected gradient; the 1 % is our reading",
     kind="theorem",
     expect="refuted",
     instead="policy.psr-equals-nsr",

@@ -1,4 +1,4 @@
-"""What DPO's own loss and optimum say of a population of pairs (§6.13, §6.15, §6.17): ratios, rankings, rewards.
+"""What DPO's own loss and optimum say of a population of pairs: ratios, rankings, rewards.
 
 Notation: z logits, p = softmax(z), p_0 the reference; h the margin of log-ratios, β the loss's scale.
 """
@@ -26,7 +26,7 @@ Array = Any
 @claim(
     "pair.gradient-ratio",
     "|∂L/∂π_−|/|∂L/∂π_+| = π_+/π_− for any loss of log(π_+/π_−); in the logits of a shared context both are equal.",
-    source="Feng et al. and 2507.07723; T10",
+    source="Feng et al. 2024 (arXiv 2404.04626) and arXiv 2507.07723; toyld, T10",
     kind="identity",
     premises=Premises({"z": logits(), "plus": label(), "minus": other_label("plus"), "beta": real(0.01, 2.0)}),
     proof="L = f(log π_+ − log π_−) has ∂L/∂π_± = ±f'/π_±, and ∂L/∂z = f'(e_+ − e_−).",
@@ -130,7 +130,7 @@ def realizable(z: Array, r: Array, z0: Array, beta: Array, counts: Array, noise:
     "pair.reference-samples-fall",
     "E_{π_ref} log(π(y)/π_ref(y)) = −KL(π_ref‖π) ≤ −½‖π − π_ref‖₁²: the log-likelihood of fresh samples of the "
     "reference falls on average, whatever the objective.",
-    source="2406.02900, §3.5; with Pinsker's inequality",
+    source="Rafailov et al. 2024 (arXiv 2406.02900), §3.5; with Pinsker's inequality",
     kind="theorem",
     premises=Premises({"z": logits(), "z0": logits(), "law": REFERENCE}),
     proof="Definition of KL, and Pinsker: KL ≥ ½‖·‖₁². Samples that were trained on are not fresh.",
@@ -145,7 +145,7 @@ def reference_samples_fall(z: Array, z0: Array, law: Array) -> Margin:
 @claim(
     "pair.ranking-threshold",
     "π ranks y+ above y− iff L_DPO ≤ −log σ(βc), c = log π_ref(y−)/π_ref(y+); L_DPO < log 2 does not say so.",
-    source="Thm 4.1 on preference ranking accuracy",
+    source="Chen et al. 2024 (arXiv 2405.19534), preference ranking accuracy, Thm 4.1",
     kind="theorem",
     premises=Premises({**RANKED, "known": constant(1.0)}),
     proof="L_DPO = −log σ(β(log π(y+)/π(y−) + c)) falls strictly in that log-ratio, and is −log σ(βc) where it is 0.",

@@ -15,10 +15,10 @@ from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
 from toyld.claims.spaces import label, logits, negative_step, probabilities, real, reals, step_size
-from toyld.claims.tools import PAPER, realised, span
+from toyld.claims.tools import PAPER, others, realised, span
 
 Array = Any
-GHOSTS = "Sao 2026, arXiv 2603.13552 (§6.9)"
+GHOSTS = "Sao 2026, arXiv 2603.13552"
 CURRENT = Field(lambda size: 0, lambda u, size, case: sm.softmax(case["z"]))
 # Points on a circle. On a circle of radius kπ/Δ, k ≤ .95, the argument of Σ p e^{wv}, v centred, turns between
 # neighbours by at most (2π/POINTS)(kπ/2)/cos(kπ/2) < 1 < π (step.zero-free), so no turn is missed.
@@ -44,7 +44,7 @@ def _zeros_inside(z: Array, v: Array, radius: Array, points: int = POINTS) -> Ar
     "step.zero-free",
     "For |Im w| ≤ π/Δ, |Σ_j p_j e^{w v_j}| ≥ cos(|Im w|Δ/2) Σ_j p_j e^{Re(w) v_j}: inside this strip the partition "
     "function has no zero and its log no branch point.",
-    source=f"T11; {GHOSTS}",
+    source=f"toyld, T11; {GHOSTS}",
     kind="theorem",
     premises=Premises({"z": logits(), "v": reals(), "k": real(0.0, 1.0), "re": real(-3.0, 3.0)}),
     proof="Multiply by e^{−iIm(w)c}, c the middle of v: the arguments of the terms are Im(w)(v_j − c), at most "
@@ -70,7 +70,7 @@ def _not_constant(z: Array, v: Array, k: Array) -> Array:
     "step.taylor-radius",
     "log Σ_j p_j e^{w v_j} is analytic in |w| < π/Δ, for every p and every direction v: the partition function has no "
     "zero there.",
-    source=f"T11; {GHOSTS}, multiclass lower bound",
+    source=f"toyld, T11; {GHOSTS}, multiclass lower bound",
     kind="theorem",
     premises=Premises({"z": logits(), "v": reals(), "k": INSIDE}, where=_not_constant),
     proof="The disc lies in the strip of step.zero-free. Sharp: at two equal classes a zero sits at w = iπ/Δ. Tried by "
@@ -114,7 +114,7 @@ def binary_radius(z: Array, v: Array) -> Margin:
 @claim(
     "step.safe-step",
     "The Taylor series of a negative step on y converges for s < π/(1 + p_{y*} − p_y), which is at least π/2.",
-    source=f"T11; {GHOSTS}",
+    source=f"toyld, T11; {GHOSTS}",
     kind="theorem",
     premises=Premises({"z": logits(), "y": label(), "k": INSIDE}),
     proof="step.taylor-radius with v = p − e_y: its largest entry is p_{y*}, its smallest p_y − 1, and "
@@ -125,17 +125,19 @@ def binary_radius(z: Array, v: Array) -> Margin:
     cost=6,
 )  # fmt: skip
 def safe_step(z: Array, y: Array, k: Array) -> Margin:
-    radius = sm.safe_step(z, y)
-    zeros = np.abs(_zeros_inside(z, sm.residual(z, y), k * radius))
-    bound = rounding(np.array([float(POINTS), 4.0]))
-    return Margin(np.stack([bound[0] - zeros, radius - np.pi / 2.0], axis=-1), bound)
+    rest, radius = np.where(others(z, y), sm.softmax(z), 0.0), sm.safe_step(z, y)
+    reach = rest.sum(axis=-1) + rest.max(axis=-1)  # 1 − p_y + p_{y*}, without cancellation
+    zeros = identity(_zeros_inside(z, sm.residual(z, y), k * np.pi / reach), 0.0, float(POINTS) + 0.0 * k)
+    formula = identity(radius * reach, np.pi, 4.0 * span(z, 0.0)[:, 0])
+    bound = np.stack([zeros.bound, rounding(4.0 + 0.0 * k), formula.bound], axis=-1)
+    return Margin(np.stack([zeros.value, radius - np.pi / 2.0, formula.value], axis=-1), bound)
 
 
 @claim(
     "step.remainder-in-radii",
     "A negative step of k radii, s = kπ/(1 + p_{y*} − p_y), changes every log p_i by its first order minus one and the "
-    "same ρ with 0 ≤ ρ ≤ π²k²/8: half a radius may cost .31 nats, a tenth .012.",
-    source="T11 with decomposition.remainder",
+    "same ρ with 0 ≤ ρ ≤ π²k²/8: half a radius costs at most .31 nats, a tenth at most .0124.",
+    source="toyld, T11 with decomposition.remainder",
     kind="theorem",
     premises=Premises({"z": logits(), "y": label(), "k": step_size(1e-3, 10.0), "w": CURRENT}),
     proof="0 ≤ ρ = K(s) − sK'(0) ≤ s²Δ²/8 (decomposition.remainder) and sΔ = kπ.",
@@ -171,7 +173,7 @@ def _half_right(p: tuple[Fraction, ...], y: int, s: Fraction) -> Any:
 @claim(
     "step.first-order-within-half-the-radius",
     "Within half the radius, first order gives the rise of log p_{y*} to within half of its true size.",
-    source="T11, “converges” read as “is good”",
+    source="toyld, T11, “converges” read as “is good”",
     kind="theorem",
     expect="refuted",
     instead="step.remainder-in-radii",
@@ -194,7 +196,7 @@ def first_order_within_half_the_radius(z: Array, y: Array, s: Array) -> Margin:
     "step.second-order-term",
     "The remainder ρ of one step is s²Var_p(a)/2 up to s³(1 + p_{y*} − p_y)³/(36√3), a = p − e_y: "
     "second order, and no better.",
-    source=f"P1a; {PAPER}, §2 Prop. 1 as an order in η",
+    source=f"toyld, P1a; {PAPER}, §2 Prop. 1 as an order in η",
     kind="theorem",
     premises=Premises({"z": logits(), "y": label(), "s": step_size(1e-3, 1e2), "w": CURRENT}),
     proof="K(s) − sK'(0) − s²K''(0)/2 is a mean of K''' times s³/6. K''' is a third central moment; for a given mean "
@@ -268,7 +270,7 @@ def _two_layer_margin(w: Fraction, eta: Fraction, constant: Fraction) -> Any:
     "step.constant-free-of-curvature",
     "The remainder of any network is at most Cη²‖∇_θ z(x_o)‖²‖∇_θ z(x_u)‖² (z = (w₁w₂, 0), w₁ = w₂ = w, "
     "SFT on class 1, ‖∇z‖² = 2w²).",
-    source="the bound of decomposition.remainder carried over to curved logits (F13)",
+    source="toyld, the bound of decomposition.remainder carried over to curved logits (F13)",
     kind="theorem",
     expect="refuted",
     instead="decomposition.remainder",

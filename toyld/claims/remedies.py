@@ -1,4 +1,4 @@
-"""Remedies against squeezing: logits-SAM (§6.8) and gated rejected gradients (§6.10).
+"""Remedies against squeezing: logits-SAM (Luo et al. 2026) and gated rejected gradients (Mouiche & Bahi 2026).
 
 Notation: z logits, p = softmax(z), y the penalised class, y* = argmax_{i≠y} p_i, q = p without y, renormalised. A SAM
 step takes the residual at z̃ = z + ρ(e_y − p)/‖e_y − p‖, where the probabilities are p̃ ∝ p e^{(ρ/‖e_y − p‖)(e_y − p)};

@@ -1,4 +1,4 @@
-"""The residual of every loss (§3.1, App. B.2; theory's table of coefficients): G = c(π − e_y) on every token.
+"""The residual of every loss (§3.1, App. B.2, and `COEFFICIENTS` below): G = c(π − e_y) on every token.
 
 One claim per registered objective, `residual.<name>` with dots and underscores as hyphens; `add(name)` makes the same
 claim for a loss of your own. A case is a batch of three prompts, each with a chosen and a rejected response of one or
@@ -10,6 +10,7 @@ gradient.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,8 +32,8 @@ ROWS = 3  # the fewest on which the rank of a row is not the row of a rank (AOT)
 SLICES = {"chosen": slice(0, 2), "rejected": slice(2, 4), "anchor": slice(4, 5)}
 TOKENS = 5
 GROUPS = np.array([0, 0, 1])
-ACROSS = ("kto", "grpo", "trl.aot", "trl.aot_unpaired", "trl.sft", "mpo")
-"""The losses whose push on a row depends on the other rows of the batch."""
+ACROSS = frozenset(name for name in objectives.OBJECTIVES if objectives.looks_across(objectives.get(name)))
+"""The losses whose push on a row depends on the other rows of the batch, by probing."""
 
 
 def contexts(*shape: int) -> Field:
@@ -201,7 +202,7 @@ COEFFICIENTS: dict[str, Callable[[Any, Any], tuple[Array, Array]]] = {
     "asymre": lambda o, n: (n.reward_plus - o.baseline, n.reward_minus - o.baseline),
     "gate-dpo": _gate,
 }
-"""(c_+, c_−) of the theory's table, (B,) or (B, T), from (objective, numbers); written apart from the objectives."""
+"""(c_+, c_−) as each loss's paper has them, (B,) or (B, T), of (objective, numbers); apart from the objectives."""
 
 
 def _rows(batch: Any, objective: Any, leaves: Mapping[str, Any], formula: Any) -> tuple[Array, Array]:
@@ -240,7 +241,10 @@ def _check(objective: Any, formula: Any, across: bool) -> Callable[..., Margin]:
             tensors = {side: logp[part].reshape(-1, TOKENS)[:, at] for side, at in SLICES.items()}
             made.append(_rows(_batch(**flat), objective, tensors, formula))
         push, off = (np.concatenate(a).reshape(count, ROWS, TOKENS) for a in zip(*made, strict=True))
-        assert leaf.grad is not None or not np.any(push)
+        if leaf.grad is None and np.any(push):
+            raise ValueError(
+                f"{objective.name}: expected a loss that depends on log π, as its push does; got a constant"
+            )
         got = np.zeros_like(z) if leaf.grad is None else -leaf.grad.numpy()
         error = got + sm.residual(z, y, c=push)
         # Both sides start from the same log-probabilities. Their sums carry ε Σ|log π|, and no coefficient here depends
@@ -263,8 +267,11 @@ def _check_target(objective: Any) -> Callable[..., Margin]:
         count, flat, labels = len(z), z.reshape(-1, TOKENS, z.shape[-1]), y.reshape(-1, TOKENS)
         leaf = torch.tensor(flat, requires_grad=True)
         logp = torch.log_softmax(leaf, -1)
-        objective.loss(logp, torch.tensor(labels)).sum().backward()
-        assert leaf.grad is not None
+        loss = objective.loss(logp, torch.tensor(labels)).sum()
+        if loss.requires_grad:
+            loss.backward()
+        if leaf.grad is None:
+            raise ValueError(f"{objective.name}: expected a loss that depends on log π; got a constant")
         p = np.exp(logp.detach().numpy())
         belief = np.where(p >= np.sort(p, axis=-1)[..., -min(objective.k, p.shape[-1]), None], p, 0.0)
         belief /= belief.sum(axis=-1, keepdims=True)
@@ -286,13 +293,14 @@ def name_of(objective: str, /) -> str:
 
 
 def summary(objective: Any, /) -> str:
-    """The loss and its coefficients in words, from its class's docstring.
+    """The loss and its coefficients in words, the first sentence of its class's docstring.
 
     >>> summary(objectives.get("nca")).split("; ")[1]
     'c_+ = β[1 − 3/2 σ(βr_+)], which reverses at βr_+ = ln 2'
     """
     paragraphs = [" ".join(part.split()) for part in inspect.getdoc(type(objective)).split("\n\n")]  # type: ignore[union-attr]
-    found = [paragraphs[0].rstrip(".")]
+    # A claim's statement is one sentence: what follows a full stop and begins with a capital is left out.
+    found = [re.split(r"(?<!i\.e)(?<!e\.g)\.\s+(?=\(?[A-Z])", paragraphs[0])[0].rstrip(".")]
     if len(paragraphs) > 1 and paragraphs[1].startswith("c_"):
         found.append(paragraphs[1].split(". ")[0].rstrip("."))
     return "; ".join(found)
@@ -327,13 +335,14 @@ def add(name: str, /, *, formula: Callable[[Any, Any], tuple[Array, Array]] | No
     what = "with a target distribution t in place of e_y, G = ±(t − π)" if target else "G = c(π − e_y) on every token"
     return claim(
         name_of(name),
-        f"{name}: {what}, its entries sum to 0. {summary(objective)}.",
+        f"{name}: {what}, its entries sum to 0; {summary(objective)}.",
         source=f"{objective.source}; {PAPER}, App. B.2",
         kind="identity",
         premises=_premises(0 if name == "grpo" else 1),
         proof="Chain rule: ∂ log π_y/∂z = e_y − π at each token, whose softmax enters the loss through log π_y alone; "
         "c = −∂loss/∂log π_y.",
         cost=21,
+        hunt=False,  # an autograd graph a case, and some forty losses
     )(_check_target(objective) if target else _check(objective, formula, across))
 
 

@@ -36,8 +36,13 @@ def pull(objective: Any, side: str, z: Array, y: Array, ratio: Array, /) -> Arra
     own = torch.log_softmax(leaf, -1).gather(-1, torch.tensor(y)[:, None])[:, 0]
     ref, calm = own.detach() - torch.tensor(ratio), torch.full_like(own, -1.0)
     levels = (own, calm, ref, calm) if side == "chosen" else (calm, own, calm, ref)
-    objective.loss(objectives.pair_batch(*levels)).sum().backward()
-    assert leaf.grad is not None
+    loss = objective.loss(objectives.pair_batch(*levels)).sum()
+    if loss.requires_grad:
+        loss.backward()
+    if leaf.grad is None:
+        raise ValueError(
+            f"{objective.name}: expected a loss that depends on log π of the {side} response; got a constant"
+        )
     return -leaf.grad.numpy()
 
 
@@ -85,7 +90,7 @@ def dpo_never_reverses(h: Array, beta: Array, d: Array) -> Margin:
     "residual.dpo-at-reference",
     "At π = π_ref a DPO step s on either response is the SFT step sβ/2, up on y+ and down on y−: at β = 0.1 and equal "
     "learning rate it is 20 times smaller.",
-    source=f"B4; {PAPER}, §3.1 and App. B.2.2 at a = 1/2",
+    source=f"toyld, B4; {PAPER}, §3.1 and App. B.2.2 at a = 1/2",
     kind="identity",
     premises=Premises({**PAIR, "s": step_size(), "beta": step_size(1e-3, 10.0)}, sizes=(2, 3, 4, 8)),
     proof="h = 0, so a = 1/2 and c_± = ±β/2. For plain gradient descent, and SFT's loss summed over tokens.",
@@ -105,7 +110,7 @@ def dpo_at_reference(z: Array, y: Array, s: Array, beta: Array) -> Margin:
 @claim(
     "residual.rmsprop-divides-out-beta",
     "Under RMSprop (ε = 0) the factor β/2 is gone: DPO's first step from π_ref moves every logit as far as SFT's.",
-    source="B4, its condition; the paper's runs use RMSprop",
+    source="toyld, B4, its condition; the paper's runs use RMSprop",
     kind="identity",
     premises=Premises({**PAIR, "rate": real(0.001, 0.1), "beta": step_size(1e-3, 10.0)}, sizes=SMALL),
     proof="The first step is −rate·g/√(0.01 g²): a positive factor on g cancels, a negative one turns the step round.",
@@ -186,7 +191,7 @@ def _along(z: Array, y: Array, h: Array, beta: Array, other: Array) -> tuple[Arr
 @claim(
     "residual.ipo-sides-with-dpo",
     "As long as the margin is below 1/2β, IPO's gradient points exactly where DPO's does, whatever DPO's own β.",
-    source=f"table of residuals, property (iii); {PAPER}, App. B.2.2, with F3 corrected",
+    source=f"toyld, table of losses (python -m toyld.objectives); {PAPER}, App. B.2.2, with F3 corrected",
     kind="theorem",
     premises=Premises(SIDES, sizes=SMALL, where=lambda h, beta, **_: h < 0.5 / beta),
     proof="Both have c_+ = −c_−, so G is c_+ times one vector, (π_+ − e_+, −(π_− − e_−)). DPO's c_+ is positive, IPO's "
@@ -202,7 +207,7 @@ def ipo_sides_with_dpo(z: Array, y: Array, h: Array, beta: Array, other: Array) 
 @claim(
     "residual.ipo-reverses",
     "Beyond its target, h > 1/2β, IPO's gradient points exactly against DPO's: y− is pulled up and y+ pushed down.",
-    source=f"table of residuals, property (iii); {PAPER}, App. B.2.2, with F3 corrected",
+    source=f"toyld, table of losses (python -m toyld.objectives); {PAPER}, App. B.2.2, with F3 corrected",
     kind="theorem",
     premises=Premises(SIDES, sizes=SMALL, where=lambda h, beta, **_: h > 0.5 / beta),
     proof="As for residual.ipo-sides-with-dpo, with IPO's c_+ = −2(h − 1/2β) < 0; DPO's is > 0 at every margin.",
@@ -227,7 +232,7 @@ def _target(step: Field) -> Premises:
 @claim(
     "residual.ipo-stops-at-target",
     "A step s ≤ 1/8 of IPO moves the margin towards 1/2β, from below or above, and never beyond it.",
-    source=f"table of residuals, IPO's row, at a finite step; compare {PAPER}, Eq. 17 (F3)",
+    source=f"toyld, table of losses (python -m toyld.objectives), ipo at a finite step; compare {PAPER}, Eq. 17 (F3)",
     kind="theorem",
     premises=_target(step_size(1e-6, 0.125)),
     proof="c_± = ∓2x, x = h − 1/2β. Each log π_± moves the way of its c (squeeze.penalised-falls, "
@@ -247,7 +252,8 @@ def ipo_stops_at_target(z: Array, y: Array, r_plus: Array, r_minus: Array, beta:
     "residual.sppo-stops-at-target",
     "SPPO pushes y− down exactly while r_− > −η/2 (c_− = −η at π_ref) and pulls it up below; a step s ≤ 1/4 moves r_− "
     "towards −η/2, and r_+ towards η/2, and never beyond.",
-    source=f"table of residuals, SPPO's row, at a finite step; corrects {PAPER}, App. B.2.2 (F5)",
+    source=f"toyld, table of losses (python -m toyld.objectives), sppo at a finite step; corrects {PAPER}, App. B.2.2 "
+    "(F5)",
     kind="theorem",
     premises=_target(step_size(1e-6, 0.25)),
     proof="c_± = −2x, x = r_± ∓ η/2. log π_± moves the way of its c by at most 2s|c| = 4s|x|, as for IPO, but each "

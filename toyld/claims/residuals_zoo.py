@@ -99,13 +99,14 @@ SIGNS: dict[str, Rule] = {**dict.fromkeys(ALWAYS, _down), **dict.fromkeys(NEVER,
 
 @claim(
     "residual.sign-table",
-    f"{', '.join(NEVER)} never push y− down (c_− < 0); {', '.join(UNTIL)} do up to a target, a threshold or a clip, no "
-    f"further (trl.discopop outside a window); the other {len(ALWAYS)} losses do in every state (AsymRE where r < V).",
-    source=f"table of residuals, property (ii); {PAPER}, App. B.2.2, with F3-F5 corrected",
+    f"{', '.join(NEVER)} never push y− down (c_− < 0), {len(UNTIL)} losses do up to a target, a threshold or a clip "
+    f"and no further (DiscoPOP outside a window), and the other {len(ALWAYS)} do in every state (AsymRE where r < V).",
+    source=f"toyld, table of losses (python -m toyld.objectives); {PAPER}, App. B.2.2, with F3-F5 corrected",
     kind="identity",
     premises=choose(SIGNS),
-    proof="The sign of each c_− of the table: β(1 − a), σ, ratios and probabilities are positive; 1 − ε − a < 0 iff "
-    "βh > log((1 − ε)/ε); the others change sign, or end, where the quantity in question is 0.",
+    proof=f"Up to a limit: {', '.join(UNTIL)}. The sign of each c_− of the table: β(1 − a), σ, ratios and "
+    "probabilities are positive; 1 − ε − a < 0 iff βh > log((1 − ε)/ε); the "
+    "others change sign, or end, where the quantity in question is 0.",
 )
 def sign_table(which: Array, **levels: Array) -> Margin:
     def sides(o: Any, batch: Any) -> Array:
@@ -127,12 +128,13 @@ UNBALANCED = _names(
 
 @claim(
     "residual.balanced",
-    f"c_+ = −c_− for {', '.join(BALANCED)} (where divided by |y|: at equal lengths), so that at a shared context "
-    f"the π-terms cancel; not for {', '.join(UNBALANCED)}.",
-    source="table of residuals, the condition of T10 (pair.rest-moves-together)",
+    f"c_+ = −c_− for the {len(BALANCED)} losses of the margin alone (where divided by |y|: at equal lengths), so that "
+    f"at a shared context the π-terms cancel, but not for {len(UNBALANCED)} others that push both responses.",
+    source="toyld, table of losses (python -m toyld.objectives), the condition of T10",
     kind="theorem",
     premises=choose(BALANCED),
-    proof="A loss of the margin alone has −∂f/∂ℓ_+ = ∂f/∂ℓ_−.",
+    proof="A loss of the margin alone has −∂f/∂ℓ_+ = ∂f/∂ℓ_−: "
+    f"{', '.join(BALANCED)}. Not of the margin alone: {', '.join(UNBALANCED)}.",
     without=Without("the loss depends on the margin alone", choose([*BALANCED, *UNBALANCED])),
 )
 def balanced(which: Array, **levels: Array) -> Margin:
@@ -159,13 +161,14 @@ UNCAPPED: dict[str, Rule] = dict.fromkeys(_names("ipo sppo unlikelihood orpo ppo
 
 @claim(
     "residual.caps",
-    "The push on y− is at most β for the DPO family and BCO, (1 − ε)β for cDPO, (1 − ε)β/(1 − 2ε) for robust DPO, β/2 "
-    "for NCA, β/4 for KTO and APO, 2 for NPO, 1 for GA, SLiC, NSR and TOPR; no bound holds for IPO, SPPO, "
-    "unlikelihood, ORPO, nor for PPO and GRPO, whose clip is one-sided.",
-    source="table of residuals",
+    "The push on y− has a cap, a multiple of β for the DPO family, NCA, KTO, BCO and APO, 2 for NPO, 1 for GA, SLiC, "
+    "NSR and TOPR, but none for IPO, SPPO, unlikelihood, ORPO, PPO and GRPO, whose clip is one-sided.",
+    source="toyld, table of losses (python -m toyld.objectives)",
     kind="theorem",
     premises=choose(CAPS),
-    proof="0 ≤ σ ≤ 1, σ(1 − σ) ≤ 1/4, 2ρ^β/(1 + ρ^β) ≤ 2, min(1, π/µ) ≤ 1, and |1 − ε − a| ≤ 1 − ε for ε ≤ 1/2.",
+    proof="The caps: β for DPO and its kin, hinge and BCO, fβ for DPO-Shift, (1 − ε)β for cDPO, (1 − ε)β/(1 − 2ε) for "
+    "robust DPO, β/2 for NCA, β/4 for KTO (λ_U times that) and APO; "
+    "for 0 ≤ σ ≤ 1, σ(1 − σ) ≤ 1/4, 2ρ^β/(1 + ρ^β) ≤ 2, min(1, π/µ) ≤ 1, and |1 − ε − a| ≤ 1 − ε for ε ≤ 1/2.",
     without=Without("the loss is one of these (else 20)", choose([*CAPS, *UNCAPPED])),
 )
 def caps(which: Array, **levels: Array) -> Margin:
@@ -199,12 +202,14 @@ NO_FLOOR: dict[str, Rule] = {
 
 @claim(
     "residual.floors",
-    f"The loss never falls below 0 for {', '.join(ZERO)}; PPO's and GRPO's (rewards ±1) not below −2ε, TOPR's not "
-    "below −1/(eµ).",
-    source="table of residuals, bounded or not",
+    f"{len(ZERO)} losses never fall below 0, PPO and GRPO (rewards ±1) not below −2ε, TOPR not below −1/(eµ): all but "
+    f"{', '.join(NO_FLOOR)} have a floor.",
+    source="toyld, table of losses (python -m toyld.objectives), bounded or not",
     kind="theorem",
     premises=choose(FLOORS),
-    proof="Squares, hinges, −log σ, σ, −log π and a KL divergence are not negative. PPO: −min(ρ, 1 + ε) ≥ −(1 + ε) and "
+    proof="Squares, hinges, −log σ, σ, −log π and a KL divergence are not negative: "
+    f"{', '.join(ZERO)}. "
+    "PPO: −min(ρ, 1 + ε) ≥ −(1 + ε) and "
     "max(ρ, 1 − ε) ≥ 1 − ε. TOPR: min(1, π/µ) log π ≥ π log π/µ ≥ −1/(eµ).",
     without=Without("the loss is one of these", choose([*FLOORS, *NO_FLOOR])),
 )
@@ -221,7 +226,7 @@ def floors(which: Array, **levels: Array) -> Margin:
     "residual.no-floor",
     "Lowering log π(y−) by d nats lowers GA's loss by d, AsymRE's by (V − r)d and robust DPO's by at least "
     "βε/(1 − 2ε)·d, however low it is already: a push that never lets go is a loss without a floor.",
-    source="table of residuals, bounded or not; TRL's robust loss",
+    source="toyld, table of losses (python -m toyld.objectives), bounded or not; TRL's robust loss",
     kind="theorem",
     premises=choose(NO_FLOOR, d=real(0.0, 2000.0)),
     proof="∂loss/∂ℓ_− = |c_−| is never below that number (robust: β[(1 − ε)(1 − a) + εa]/(1 − 2ε)); integrate over d.",

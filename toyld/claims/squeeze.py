@@ -72,8 +72,10 @@ RUNNER_UP = Field(lambda size: 0, lambda u, size, case: sm.runner_up(case["z"], 
     ),
 )
 def runner_up_rises(z: Array, y: Array, s: Array, i: Array) -> Margin:
-    change = at(sm.log_alpha(z, y, s=s), i)
-    return Margin(change, rounding(np.abs(change) + s))
+    change, done = at(sm.log_alpha(z, y, s=s), i), realised(z, y, s)
+    # The closed form may itself lean on y*; the update really taken does not.
+    bound = np.stack([rounding(np.abs(change) + s), rounding(span(z, s, done)[:, 0])], axis=-1)
+    return Margin(np.stack([change, at(done, i)], axis=-1), bound)
 
 
 FLAT = Field(lambda size: 1, lambda u, size, case: np.tile(20.0 * u - 10.0, (1, size)))
@@ -107,7 +109,7 @@ def uniform_shares_equally(z: Array, y: Array, s: Array) -> Margin:
     "squeeze.threshold-law",
     "For i ≠ y, log(p'_i/p_i) = s(p_i − τ(s)) with τ(s) = (1/s) log Σ_j p_j e^{s(p_j − 1[j=y])}: "
     "class i gains exactly if p_i > τ(s).",
-    source="T1, from Lemma 1 of " + PAPER,
+    source="toyld, T1, from Lemma 1 of " + PAPER,
     kind="identity",
     premises=negative_step(),
     proof="Lemma 1 with d_i = s p_i for i ≠ y; K(s) = s τ(s) does not depend on i.",
@@ -116,13 +118,18 @@ def threshold_law(z: Array, y: Array, s: Array) -> Margin:
     done = realised(z, y, s)
     law = s[:, None] * (sm.softmax(z) - sm.threshold(z, y, s=s)[:, None])
     margin = identity(done, law, span(z, s, done))
-    return Margin(np.where(others(z, y), margin.value, np.inf), margin.bound)
+    least_seen = np.log(1e-300)  # below it α is no normal float64
+    factor = identity(np.log(np.maximum(sm.alpha(z, y, s=s), 1e-300)), np.maximum(done, least_seen), span(z, s, done))
+    # A class on the wrong side has a margin of minus its distance from the threshold.
+    side = np.where(others(z, y), law, done) * np.where(sm.winners(z, y, s=s), 1.0, -1.0)
+    value = [np.where(others(z, y), margin.value, np.inf), factor.value, side]
+    return Margin(np.concatenate(value, axis=-1), margin.bound)
 
 
 @claim(
     "squeeze.threshold-limit",
     "0 ≤ τ(s) − (‖p‖² − p_y) ≤ s(1 + p_{y*} − p_y)²/8: to first order the winners are {i : p_i > ‖p‖² − p_y}.",
-    source=f"T2; sharpens {PAPER}, App. E Claim 3B",
+    source=f"toyld, T2; sharpens {PAPER}, App. E Claim 3B",
     kind="theorem",
     premises=negative_step(),
     proof="K(0) = 0, K'(0) = ⟨p, p − e_y⟩ = ‖p‖² − p_y, and 0 ≤ K'' ≤ range²/4 (Popoviciu), where p − e_y has range "
@@ -141,10 +148,11 @@ def threshold_limit(z: Array, y: Array, s: Array) -> Margin:
 @claim(
     "squeeze.nobody-else-loses",
     "Every class other than y gains or stays, at the finite step s, if and only if K(s) ≤ s·min_{i≠y} p_i.",
-    source="T2, finite step",
+    source="toyld, T2, finite step",
     kind="theorem",
     premises=negative_step(),
     proof="By T1 the smallest factor among i ≠ y belongs to the smallest p_i; it is ≥ 1 iff min p_i ≥ τ(s).",
+    without=Without("s > 0", Premises({"z": logits(), "y": label(), "s": real(-5.0, -0.1)})),
 )
 def nobody_else_loses(z: Array, y: Array, s: Array) -> Margin:
     done = realised(z, y, s)
@@ -158,7 +166,7 @@ def nobody_else_loses(z: Array, y: Array, s: Array) -> Margin:
 @claim(
     "squeeze.heavy-label-suffices",
     "If p_y ≥ ‖p‖² then no class other than y loses, whatever the step.",
-    source="T2 read at a finite step",
+    source="toyld, T2 read at a finite step",
     kind="theorem",
     expect="refuted",
     instead="squeeze.nobody-else-loses",
@@ -181,7 +189,7 @@ ISOTROPIC_KERNEL = Field(lambda size: 0, lambda u, size, case: np.ones((len(u), 
 @claim(
     "squeeze.rich-get-richer",
     "Among the classes other than y, p_i ≥ p_j implies p'_i/p_i ≥ p'_j/p_j, and Δp_i is largest at y*.",
-    source=f"T3; {PAPER}, §3.3 trend 1",
+    source=f"toyld, T3; {PAPER}, §3.3 trend 1",
     kind="theorem",
     premises=Premises({"z": logits(), "y": label(), "s": step_size(), "k": ISOTROPIC_KERNEL}, sizes=THREE_OR_MORE),
     proof="log(p'_i/p_i) = s p_i − K(s) increases in p_i; with r_i = p'_i/p_i, Δp_i = p_i(r_i − 1) where r_{y*} > 1: "
@@ -208,7 +216,7 @@ TWO_STEPS = {"z": logits(), "y": label(), "s": step_size(), "more": real(1.0, 10
 @claim(
     "squeeze.threshold-rises",
     "τ(s) never falls as the step grows: the set of losers only grows with s.",
-    source="T4",
+    source="toyld, T4",
     kind="theorem",
     premises=Premises(TWO_STEPS),
     proof="K is convex (a cumulant generating function) with K(0) = 0, so its chord slope K(s)/s is non-decreasing.",
@@ -222,7 +230,7 @@ def threshold_rises(z: Array, y: Array, s: Array, more: Array) -> Margin:
 @claim(
     "squeeze.threshold-ceiling",
     "p_{y*} + log(p_{y*})/s ≤ τ(s) ≤ p_{y*}: as s → ∞ only the maximal classes other than y keep winning.",
-    source="T4, limit",
+    source="toyld, T4, limit",
     kind="theorem",
     premises=negative_step(),
     proof="Keep only the term of y* for the lower bound; bound every exponent by s p_{y*} for the upper.",
@@ -238,7 +246,7 @@ def threshold_ceiling(z: Array, y: Array, s: Array) -> Margin:
 @claim(
     "squeeze.runner-up-grows-with-step",
     "p'_{y*} never falls, p'_y never rises, and a class that loses at s loses at every larger step.",
-    source=f"T4; the true part of {PAPER}, App. E Claim 5",
+    source=f"toyld, T4; the true part of {PAPER}, App. E Claim 5",
     kind="theorem",
     premises=Premises(TWO_STEPS),
     proof="d log p'_i/ds = a_i − E_{p_s}[a], a = p − e_y: y* has the largest a and y the smallest. Losers: T1 and T4.",
@@ -288,10 +296,11 @@ def larger_step_amplifies_all(z: Array, y: Array, s: Array, more: Array) -> Marg
 @claim(
     "squeeze.winner-takes-all",
     "Only y* gains if and only if the second largest class other than y is below τ(s).",
-    source=f"T5; sharp form of {PAPER}, App. E Claim 3C",
+    source=f"toyld, T5; sharp form of {PAPER}, App. E Claim 3C",
     kind="theorem",
     premises=negative_step(sizes=THREE_OR_MORE),
     proof="T1 applied to the second largest class; T3 for those below it.",
+    without=Without("s > 0", Premises({"z": logits(), "y": label(), "s": real(-5.0, -0.1)}, sizes=THREE_OR_MORE)),
 )
 def winner_takes_all(z: Array, y: Array, s: Array) -> Margin:
     done = realised(z, y, s)
@@ -313,7 +322,7 @@ def _peak(low: float) -> Premises:
 @claim(
     "squeeze.peak-takes-all",
     "If y is not the top class and the top class has p ≥ 1/√3 ≈ .577, every class but the top falls, at every step.",
-    source=f"corollary of T2 and T4; {PAPER}, App. E Claim 3C with its constant",
+    source=f"toyld, corollary of T2 and T4; {PAPER}, App. E Claim 3C with its constant",
     kind="theorem",
     premises=_peak(3**-0.5),
     proof="Write 1 − ε for the top and x for the largest class other than it and y. x < ‖p‖² − p_y follows from "
@@ -325,6 +334,11 @@ def _peak(low: float) -> Premises:
 def peak_takes_all(z: Array, y: Array, s: Array) -> Margin:
     change = sm.log_alpha(z, y, s=s)
     return Margin(np.where(others(z, sm.runner_up(z, y)), -change, np.inf), rounding(s)[:, None])
+
+
+def _mass_to_move(z: Array, y: Array, **_: Array) -> Array:
+    """1 − p_y > e^{−300}: below, Δp_y ≈ s(1 − p_y)² underflows and a share of it cannot be computed."""
+    return sm.log_not(z, y) > -300.0
 
 
 def _half_share(p: Any, y: int, s: Fraction) -> Any:
@@ -340,7 +354,7 @@ def _half_share(p: Any, y: int, s: Fraction) -> Any:
     kind="theorem",
     expect="refuted",
     instead="squeeze.runner-up-share",
-    premises=negative_step(sizes=(4, 8, 50)),
+    premises=negative_step(sizes=(4, 8, 50), where=_mass_to_move),
     proof="From a uniform p the others share equally: with V classes y* gets 1/(V − 1).",
     counterexample=Counterexample({"p": (Fraction(1, 4),) * 4, "y": 0, "s": Fraction(1)}, margin=_half_share),
 )
@@ -351,19 +365,30 @@ def mass_goes_to_the_top(z: Array, y: Array, s: Array) -> Margin:
 @claim(
     "squeeze.runner-up-share",
     "y* gets at least the share 1/(V − 1) of the mass taken from y, and exactly that if the others are uniform.",
-    source="corollary of T3; corrects F6",
+    source="toyld, corollary of T3; corrects F6",
     kind="theorem",
-    premises=negative_step(),
+    premises=negative_step(where=_mass_to_move),
     proof="The changes of the V − 1 classes other than y sum to −Δp_y and the largest is that of y* (T3).",
     without=Without(
         "y* is the largest other class",
-        Premises({"z": logits(), "y": label(), "s": step_size(), "i": other_label("y")}, sizes=THREE_OR_MORE),
+        Premises(
+            {"z": logits(), "y": label(), "s": step_size(), "i": other_label("y")},
+            sizes=THREE_OR_MORE,
+            where=_mass_to_move,
+        ),
     ),
 )
 def runner_up_share(z: Array, y: Array, s: Array, i: Array | None = None) -> Margin:
-    change = sm.log_alpha(z, y, s=s)
-    logp = sm.log_softmax(z)
-    i = sm.runner_up(z, y) if i is None else i
-    # Divided by p_i and p_y apart: p_y may be 1e-70.
-    ratio = np.exp(np.minimum(at(logp, i) - at(logp, y), 600.0)) * np.expm1(at(change, i)) / -np.expm1(at(change, y))
-    return Margin(ratio - 1.0 / (z.shape[-1] - 1), rounding((1.0 + np.abs(ratio)) * (1.0 + np.abs(z).max(-1) + 1 / s)))
+    least_share = 1.0 / (z.shape[-1] - 1)
+
+    def share(z: Array, i: Array) -> tuple[Array, Array]:
+        change, logp = sm.log_alpha(z, y, s=s), sm.log_softmax(z)
+        # Divided by p_i and p_y apart: p_y may be 1e-70.
+        odds = np.exp(np.minimum(at(logp, i) - at(logp, y), 600.0))
+        ratio = odds * np.expm1(at(change, i)) / -np.expm1(at(change, y))
+        return ratio, rounding((1.0 + np.abs(ratio)) * (1.0 + np.abs(z).max(-1) + 1 / s))
+
+    flat = np.where(sm.one_hot(z, y), z, 0.0)  # the same label with all others tied
+    (ratio, bound), (tied, near) = share(z, sm.runner_up(z, y) if i is None else i), share(flat, sm.runner_up(flat, y))
+    value = [ratio - least_share, near - np.abs(tied - least_share)]
+    return Margin(np.stack(value, axis=-1), np.stack([bound, near], axis=-1))

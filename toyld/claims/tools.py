@@ -37,7 +37,7 @@ def realised(z: Array, y: Array, s: Array, c: Any = -1.0) -> Array:
 
 def span(z: Array, s: Array, *logs: Array) -> Array:
     """Size (n, 1) of the numbers that a log-ratio is made of, for its rounding bound."""
-    largest = 1.0 + s + np.max(np.abs(z), axis=-1)
+    largest = 1.0 + np.abs(s) + np.max(np.abs(z), axis=-1)
     for a in logs:
         largest = largest + np.max(np.abs(a), axis=-1)
     return largest[..., None]

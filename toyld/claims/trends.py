@@ -9,7 +9,7 @@ Y_j = s(p_{y*} − p_j + 1[j=y]) ≥ 0 throughout, so that 1/α_{y*} = E_p[e^{�
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -110,7 +110,7 @@ def _rarer(p: tuple[Fraction, ...], b: int) -> list[int]:
     "trends.rarer-label-squeezes-others-more",
     "For one p and two labels with p_a ≤ p_b: pushing a down leaves every other class, y* included, at or below where "
     "pushing b down does, all by the same factor e^{K_a − K_b}; and a falls by a larger factor than b would.",
-    source=f"F7; the true part of {PAPER}, §3.3 trend 3 and App. E Claim 4",
+    source=f"toyld, F7; the true part of {PAPER}, §3.3 trend 3 and App. E Claim 4",
     kind="theorem",
     premises=Premises(TWO_LABELS, where=_a_is_rarer, sizes=THREE_OR_MORE),
     proof="log α_i = s p_i − K_y for i ≠ y with e^{K_y} = Σ_j p_j e^{s p_j} − (1 − e^{−s}) p_y e^{s p_y}, and x e^{sx} "
@@ -236,7 +236,7 @@ def scaled_rarer_lifts_top_more(z: Array, y: Array, s: Array, less: Array) -> Ma
     "With the others in proportion, log α_{y*} grows with p_y exactly if α_{y*} M < 1 and Δp_{y*} exactly if "
     "α_{y*}² M < 1, where M = e^{−Y_y} + E_p[Y e^{−Y}]: ∂ log α_{y*}/∂z_y = p_y(1 − α_{y*} M), "
     "∂Δp_{y*}/∂z_y = p_{y*} p_y (1 − α_{y*}² M).",
-    source="F7; at p_y → 0 the first is E_q[(1 − x)e^{−x}] > e^{−s(1+q_*)}, x = s(q_* − q)",
+    source="toyld, F7; at p_y → 0 the first is E_q[(1 − x)e^{−x}] > e^{−s(1+q_*)}, x = s(q_* − q)",
     kind="identity",
     premises=Premises({"z": logits(), "y": label(), "s": step_size()}),
     proof="Scaling the others is moving z_y alone: ∂p_j/∂z_y = p_j(1[j=y] − p_y), hence ∂Y_j/∂z_y = −p_y Y_j for every "
@@ -265,15 +265,15 @@ def scaled_top_criterion(z: Array, y: Array, s: Array) -> Margin:
 
 @claim(
     "trends.scaled-turning-point",
-    "To first order in s, with the others in proportion, y* gains most mass at p_y = 1 − (2/3)(1 + q_{y*})/(1 + ‖q‖²), "
-    "which lies in [.195, 1/3], and its largest factor at p_y = 1 − (1/2)(1 + q_{y*})/(1 + ‖q‖²), in [.396, 1/2]: a "
-    "smaller p_y lifts y* less below that point and more above it.",
-    source="trend 3 with its turning point, first order",
+    "To first order in s, with the others in proportion, y* gains most mass at p_y = 1 − 2Q/3 and its largest factor "
+    "at p_y = 1 − Q/2, Q = (1 + q_{y*})/(1 + ‖q‖²): a smaller p_y lifts y* less below that point and more above it.",
+    source=f"toyld, the turning point of {PAPER}, §3.3 trend 3, first order",
     kind="theorem",
     premises=Premises(SCALED),
     proof="With u = 1 − p_y the rates are p_{y*} − ‖p‖² + p_y = u(1 + q_* − u(1 + ‖q‖²)) for the factor and u q_* "
     "times it for the mass: a quadratic and a cubic with one maximum in u. As q_*² ≤ ‖q‖² ≤ q_*, (1 + q_*)/(1 + ‖q‖²) "
-    "lies between 1 and the maximum of (1 + q)/(1 + q²), (1 + √2)/2 at q = √2 − 1.",
+    "lies between 1 and the maximum of (1 + q)/(1 + q²), (1 + √2)/2 at q = √2 − 1: the points lie in [.195, 1/3] and "
+    "in [.396, 1/2].",
     without=Without("p_y gets smaller", Premises({**SCALED, "less": LARGER})),
 )
 def scaled_turning_point(z: Array, y: Array, s: Array, less: Array) -> Margin:
@@ -296,22 +296,43 @@ def scaled_turning_point(z: Array, y: Array, s: Array, less: Array) -> Margin:
     return Margin(np.stack(columns, axis=-1), bound[:, None])
 
 
-SMALL_STEP = {**SCALED, "s": step_size(1e-6, 1.0)}
+def with_last(log_odds: Callable[[Array, Array], Array], rest: Field | None = None) -> Field:
+    """Logits whose last class has the log-odds log_odds(u, log q) (n, 1), q being the others' proportions."""
+    field = logits() if rest is None else rest
+
+    def decode(u: np.ndarray, size: int, case: Mapping[str, Array]) -> Array:
+        logq = sm.log_softmax(field.decode(u[:, 1:], size - 1, case))
+        return np.concatenate([logq, log_odds(u[:, :1], logq)], axis=-1)
+
+    return Field(lambda size: 1 + field.width(size - 1), decode)
 
 
-def _below_turn(z: Array, y: Array, s: Array, less: Array) -> Array:
-    """p_y at most where log α_{y*} turns to first order."""
-    top, square = proportions(z, y)
-    return at(sm.softmax(z), y) <= 1.0 - (1.0 + top) / (2.0 + 2.0 * square)
+def factor_turns(top: Array, square: Array) -> Array:
+    """The p_y at which log α_{y*} turns to first order, from `proportions`."""
+    return 1.0 - (1.0 + top) / (2.0 + 2.0 * square)
+
+
+def _up_to_turn(u: Array, logq: Array) -> Array:
+    """Log-odds of a p_y from the turning point (u = 0, and dense there) down to e^{−50} of it."""
+    q = np.exp(logq)
+    turn = factor_turns(q.max(axis=-1, keepdims=True), np.sum(q * q, axis=-1, keepdims=True))
+    p_y = turn * np.exp(-50.0 * u**3)
+    return np.log(p_y) - np.log1p(-p_y)
+
+
+LAST = Field(lambda size: 0, lambda u, size, case: np.full(len(u), size - 1))
+SLIGHTLY_SMALLER = Field(lambda size: 1, lambda u, size, case: 10.0 ** (-4.0 * u[:, 0] ** 3))
+SMALL_STEP = {"z": logits(), "y": label(), "s": step_size(1e-6, 1.0), "less": SLIGHTLY_SMALLER}
+BELOW_TURN = {**SMALL_STEP, "z": with_last(_up_to_turn), "y": LAST}
 
 
 @claim(
     "trends.scaled-rarer-lifts-top-less",
     "With the others in proportion and s ≤ 1, y* gains less when p_y is smaller: in factor for all "
     "p_y ≤ 1 − (1 + q_{y*})/(2 + 2‖q‖²), which is never below .396, and in mass at least for p_y ≤ 1/12.",
-    source="F7, finite step",
+    source="toyld, F7, finite step",
     kind="theorem",
-    premises=Premises(SMALL_STEP, where=_below_turn),
+    premises=Premises(BELOW_TURN),
     proof="Let u = 1 − p_y, σ = su ≤ 1, β = 1 + q_*, c = q_* − ‖q‖² ≤ q_*(1 − q_*), x = q_* − q, ε = e^{−σβ}. Factor: "
     "1 > αM reads E_q[(1 − σx)e^{−σx}] > ε(1 + σβ p_y/u). As (1 − t)e^{−t} ≥ 1 − 2t and p_y/u ≤ (β − 2c)/β (the "
     "premise), (1 − 2σc)e^{σβ} ≥ 1 + σ(β − 2c) is enough. The difference has value and slope 0 at σ = 0, is first "
@@ -331,13 +352,7 @@ def scaled_rarer_lifts_top_less(z: Array, y: Array, s: Array, less: Array) -> Ma
 
 def _with_rare_label(rest: Field) -> dict[str, Field]:
     """Logits whose last class, the label, holds between e^{−60} and e^{−30}."""
-
-    def decode(u: np.ndarray, size: int, case: Mapping[str, Array]) -> Array:
-        logq = sm.log_softmax(rest.decode(u[:, 1:], size - 1, case))
-        return np.concatenate([logq, -30.0 - 30.0 * u[:, :1]], axis=-1)
-
-    last = Field(lambda size: 0, lambda u, size, case: np.full(len(u), size - 1))
-    return {"z": Field(lambda size: 1 + rest.width(size - 1), decode), "y": last, "s": step_size()}
+    return {"z": with_last(lambda u, logq: -30.0 - 30.0 * u, rest), "y": LAST, "s": step_size()}
 
 
 def _short_or_heavy(z: Array, y: Array, s: Array) -> Array:
@@ -351,7 +366,7 @@ ALMOST_FLAT = Field(lambda size: 1, lambda u, size, case: np.where(np.arange(siz
     "trends.vanishing-label",
     "As p_y → 0 the factor α_{y*} falls towards its limit if s ≤ 14 or q_{y*} ≥ 1/7: only steps above 14 on a softmax "
     "with all others below 1/7 can make a vanishing label lift y* more.",
-    source="F7, when its criterion can fail",
+    source="toyld, F7, when its criterion can fail",
     kind="theorem",
     premises=Premises(_with_rare_label(logits()), where=_short_or_heavy),
     proof="To show: E_q[(1 − x)e^{−x}] > e^{−s(1+q)} with x = s(q − q_j), q = q_{y*}. If sq > 2, then q ≥ 1/7 either "

@@ -18,7 +18,7 @@ from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, rounding
 from toyld.claims.spaces import label, logits, other_label, real, step_size
 from toyld.claims.tools import PAPER, THREE_OR_MORE, at, others, realised
-from toyld.claims.trends import gains, gains_exactly, largest, rates, size_of
+from toyld.claims.trends import gains, gains_exactly, largest, rates, size_of, with_last
 from toyld.claims.trends_share import STAR
 
 Array = Any
@@ -50,11 +50,11 @@ def _third(than: tuple[str, str]) -> Field:
     return Field(lambda size: 1, decode)
 
 
-def _transfer(to: Field, **rest: Any) -> Premises:
+def _transfer(to: Field, z: Field | None = None, y: Field | None = None, **rest: Any) -> Premises:
     """A label, a step, and the part of p_j that moves to `to`."""
     fields = {
-        "z": logits(),
-        "y": label(),
+        "z": z or logits(),
+        "y": y or label(),
         "s": step_size(),
         "i": to,
         "j": _third(("y", "i")),
@@ -65,6 +65,10 @@ def _transfer(to: Field, **rest: Any) -> Premises:
 
 def _to_the_richer(z: Array, i: Array, j: Array, **_: Array) -> Array:
     return at(z, i) >= at(z, j)
+
+
+def _to_a_richer(z: Array, i: Array, j: Array, **_: Array) -> Array:
+    return at(z, i) > at(z, j)
 
 
 @claim(
@@ -100,14 +104,14 @@ def _fewer(p: tuple[Fraction, ...], y: int, s: Fraction, i: int, j: int, part: F
     kind="theorem",
     expect="refuted",
     instead="trends.peakier-raises-threshold",
-    premises=_transfer(other_label("y"), where=_to_the_richer),
+    premises=_transfer(other_label("y"), where=_to_a_richer),
     proof="The threshold rises, but the receiver may rise past it.",
     counterexample=Counterexample(
         {
-            "p": (Fraction(2, 5), Fraction(1, 5), Fraction(1, 5), Fraction(1, 5)),
-            "y": 1,
-            "s": Fraction(2),
-            "i": 2,
+            "p": (Fraction(3, 7), Fraction(2, 7), Fraction(1, 7), Fraction(1, 7)),
+            "y": 2,
+            "s": Fraction(4),
+            "i": 1,
             "j": 3,
             "part": Fraction(1, 2),
         },
@@ -159,21 +163,31 @@ def peakier_lifts_top_more(z: Array, y: Array, s: Array, i: Array, j: Array, par
     return Margin(measures.max(axis=-1), rounding(size_of(z, s) + size_of(z2, s)))
 
 
+HALF = 0.5
+
+
 def _stays_below_half(z: Array, i: Array, j: Array, part: Array, **_: Array) -> Array:
     p = sm.softmax(z)
-    return at(p, i) + part * at(p, j) <= 0.5
+    return at(p, i) + part * at(p, j) <= HALF
+
+
+def _up_to_half(u: Array, logq: Array) -> Array:
+    """Log-odds of a class with 1/2 (u = 0, and dense there) or less."""
+    p = HALF * (1.0 - 0.99 * u**3)
+    return np.log(p) - np.log1p(-p)
 
 
 @claim(
     "trends.peakier-turning-point",
-    "To first order in s the factor rate of y* is r = p_{y*} − ‖p‖² + p_y, its mass rate p_{y*} r. Moving δ from j "
-    "to y* changes r by δ(1 − 2(p_{y*} − p_j + δ)): the factor rises exactly while the gap p_{y*} − p_j, averaged over "
-    "before and after, is below 1/2. The mass rises as long as p_{y*} ends at 1/2 or less.",
-    source="trend 2 with its turning point, first order",
+    "To first order in s, moving δ from j to y* raises the factor of y* exactly if the gap p_{y*} − p_j, averaged over "
+    "before and after, is below 1/2, and its gain in mass as long as p_{y*} ends at 1/2 or less.",
+    source=f"toyld, the turning point of {PAPER}, §3.3 trend 2, first order",
     kind="theorem",
-    premises=_transfer(STAR, where=_stays_below_half),
-    proof="r = p_{y*} − (‖p‖² − p_y) by T2; expand ‖p‖². Mass: d(p_{y*} r)/dδ = 2p_{y*}(1 − p_{y*}) + 2p_{y*}p_j − "
-    "(‖p‖² − p_y). For p_{y*} ≤ 1/2 the first term is ≥ p_{y*}, and ‖p‖² − p_y ≤ p_{y*}(1 − p_y). Sharp: at "
+    premises=_transfer(STAR, z=with_last(_up_to_half), where=_stays_below_half),
+    proof="The factor rate is r = p_{y*} − (‖p‖² − p_y) by T2, the mass rate p_{y*} r; δ changes r by "
+    "δ(1 − 2(p_{y*} − p_j + δ)), and p_{y*} − p_j + δ is the averaged gap. Mass: d(p_{y*} r)/dδ = "
+    "2p_{y*}(1 − p_{y*}) + 2p_{y*}p_j − (‖p‖² − p_y). "
+    "For p_{y*} ≤ 1/2 the first term is ≥ p_{y*}, and ‖p‖² − p_y ≤ p_{y*}(1 − p_y). Sharp: at "
     "p_{y*} above 1/2, with the rest in one class other than j and y, the derivative is −(1 − 2p_{y*})² < 0.",
     without=Without("p_{y*} ends at 1/2 or less", _transfer(STAR)),
 )
@@ -186,20 +200,26 @@ def peakier_turning_point(z: Array, y: Array, s: Array, i: Array, j: Array, part
     return Margin(np.stack([bound - np.abs(after - before - law), mass], axis=-1), bound[:, None])
 
 
-def _peak_of(low: float) -> Premises:
-    return _transfer(STAR, where=lambda z, y, i, **_: at(sm.softmax(z), i) >= low)
+FACTOR_TURNS, MASS_TURNS = 0.75, (3.0 + 3.0**0.5) / 6.0
 
 
-MASS_TURNS = (3.0 + 3.0**0.5) / 6.0
+def _above_turn(u: Array, logq: Array) -> Array:
+    """Log-odds of a class with 3/4 (u = 0, and dense there) or more, up to 1 − e^{−60} or so."""
+    rest = (1.0 - FACTOR_TURNS) * np.maximum(1.0 - u**2, 1e-13) ** 2
+    return np.log1p(-rest) - np.log(rest)
+
+
+def _not_last(u: np.ndarray, size: int, case: Mapping[str, Array]) -> Array:
+    return np.minimum((u[:, 0] * (size - 1)).astype(int), size - 2)
 
 
 @claim(
     "trends.peak-lifts-top-less",
     "Moving mass from any class to y* makes y* gain less at every step s: in factor if p_{y*} ≥ 3/4, in mass if "
-    "p_{y*} ≥ (3 + √3)/6 ≈ .789. Both constants are sharp.",
-    source="trend 2 with its turning point, every step",
+    "p_{y*} ≥ (3 + √3)/6 ≈ .789, both constants sharp.",
+    source=f"toyld, the turning point of {PAPER}, §3.3 trend 2, every step",
     kind="theorem",
-    premises=_peak_of(0.75),
+    premises=_transfer(STAR, z=with_last(_above_turn), y=Field(lambda size: 1, _not_last)),
     proof="P = p_{y*}, x = p_j, g = P − x, R the other classes, E_a = 1 − e^{−as}. Factor: d log α_{y*}/dδ ≤ 0 iff "
     "(e^{sg} − 1)/s ≥ 2x + Σ R e^{s(R−x)} + p_y e^{s(p_y−1−x)}. The left side is ≥ g e^{sg/2} with g ≥ 1/2, the right "
     "side ≤ (2x + ΣR + p_y) max(1, e^{s(R−x)}) ≤ ½ e^{s/4}, since x + ΣR + p_y ≤ 1/4. Mass: dΔp_{y*}/dδ ≤ 0 iff "
@@ -209,7 +229,7 @@ MASS_TURNS = (3.0 + 3.0**0.5) / 6.0
     "the terms in x and R are ≤ C(X), X = x + ΣR, and C(X) + (ε − X)(1 + 2P)/(P − X) rises with X up to ε = 1 − P. So "
     "C(ε) ≤ P is enough: 2Pε ≤ (P − ε)², that is 6ε² − 6ε + 1 ≥ 0. Sharp: as s, p_y → 0 with all the rest in j both "
     "derivatives change sign there.",
-    without=Without("p_{y*} ≥ 3/4", _peak_of(0.0)),
+    without=Without("p_{y*} ≥ 3/4", _transfer(STAR)),
 )
 def peak_lifts_top_less(z: Array, y: Array, s: Array, i: Array, j: Array, part: Array) -> Margin:
     z2 = moved(z, i, j, part)
@@ -223,7 +243,7 @@ def peak_lifts_top_less(z: Array, y: Array, s: Array, i: Array, j: Array, part: 
     "trends.peak-has-little-to-gain",
     "At every step and for every i ≠ y: log(p'_i/p_i) ≤ s[p_i(1 − p_i) + p_y(1 − p_y)]; so log α_{y*} ≤ "
     "2s p_{y*}(1 − p_{y*}) once p_{y*} ≥ 1/2, which vanishes as the peak nears 1.",
-    source="why trend 2 must turn",
+    source=f"toyld, why {PAPER}, §3.3 trend 2 must turn",
     kind="theorem",
     premises=Premises({"z": logits(), "y": label(), "s": step_size()}),
     proof="K(s) ≥ s(‖p‖² − p_y) (T2), so log α_i ≤ s(p_i − ‖p‖² + p_y), and ‖p‖² ≥ p_i² + p_y². If p_{y*} ≥ 1/2 then "
@@ -244,6 +264,9 @@ def peak_has_little_to_gain(z: Array, y: Array, s: Array) -> Margin:
 
 EXPONENT = Field(lambda size: 1, lambda u, size, case: 10.0 ** u[:, 0] ** 3)  # 1 … 10, mostly just above 1
 COLDER = {"z": logits(), "y": label(), "s": step_size(), "k": EXPONENT}
+# Mostly an unlikely class of an uneven p: a likely one, or one of many equals, leaves no losers.
+RARE = Field(lambda size: 1, lambda u, size, case: label().decode(1.0 - u**3, size, case))
+UNEVEN = {**COLDER, "z": logits(low=1.0), "y": RARE}
 
 
 def _valley(z: Array, y: Array, **_: Array) -> Array:
@@ -280,11 +303,11 @@ def colder_valley_keeps_losers(z: Array, y: Array, s: Array, k: Array) -> Margin
     "To first order in s, whatever y: a class with p_i < ‖p‖² − p_y stays a loser along p ∝ q^k with rising k.",
     source=f"{PAPER}, §3.3 trend 2, as temperature",
     kind="theorem",
-    premises=Premises(COLDER),
+    premises=Premises(UNEVEN, sizes=THREE_OR_MORE),
     proof="With r = p/max p = e^{−kx}: i loses iff r_i + r_y < E_p r. At equality, = e^{−kξ} say, r_i and r_y are "
     "below it and fall at rates x_i, x_y ≥ ξ. E_p r = Z(2k)/Z(k), Z(k) = Σ e^{−kx}, falls at rate 2E_{2k}x − E_k x ≤ "
     "E_{2k}x, as E_k x falls with k, and ξ = (1/k)∫_k^{2k} E_t x dt ≥ E_{2k}x: the left side falls at least as fast.",
-    without=Without("k rises", Premises({**COLDER, "k": real(0.1, 1.0)})),
+    without=Without("k rises", Premises({**UNEVEN, "k": real(0.1, 1.0)})),
 )
 def colder_keeps_losers_first_order(z: Array, y: Array, s: Array, k: Array) -> Margin:
     z2 = z * k[:, None]
@@ -300,7 +323,7 @@ def colder_exactly(p: tuple[Fraction, ...], k: int, /) -> tuple[Fraction, ...]:
 
 
 def _not_the_top(z: Array, y: Array, **_: Array) -> Array:
-    return at(z, y) <= at(z, sm.runner_up(z, y))
+    return at(z, y) < at(z, sm.runner_up(z, y))
 
 
 def _keeps_losing(p: tuple[Fraction, ...], y: int, s: Fraction, k: int) -> Any:
@@ -317,17 +340,17 @@ def _keeps_losing(p: tuple[Fraction, ...], y: int, s: Fraction, k: int) -> Any:
     expect="refuted",
     instead="trends.colder-valley-keeps-losers",
     premises=Premises(COLDER, where=_not_the_top),
-    proof="True to first order and in valleys. With y tied with the top (or nearly) and a third class behind, cooling "
+    proof="True to first order and in valleys. With y just below the top and a third class behind, cooling "
     "empties that class into both: p_y grows, K(s) falls below 0, and a tail class that lost gains.",
     counterexample=Counterexample(
         {
-            "p": (Fraction(25, 74), Fraction(25, 74), Fraction(23, 74), Fraction(1, 74)),
+            "p": (Fraction(52, 145), Fraction(51, 145), Fraction(41, 145), Fraction(1, 145)),
             "y": 1,
             "s": Fraction(1, 4),
-            "k": 4,
+            "k": 3,
         },
         margin=_keeps_losing,
-        note="class 3, p = 1/74",
+        note="class 3, p = 1/145",
     ),
 )
 def colder_keeps_losers(z: Array, y: Array, s: Array, k: Array) -> Margin:

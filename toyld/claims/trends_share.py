@@ -37,7 +37,7 @@ STAR = Field(lambda size: 0, lambda u, size, case: sm.runner_up(case["z"], case[
 @claim(
     "trends.rarer-label-gives-larger-share",
     "For one p, pushing down the rarer of two labels gives y* the larger share ρ of what the label loses.",
-    source="T12 read at one p",
+    source="toyld, T12 read at one p",
     kind="theorem",
     expect="refuted",
     instead="trends.share-falls-with-label",
@@ -59,7 +59,7 @@ def rarer_label_gives_larger_share(z: Array, a: Array, b: Array, s: Array) -> Ma
     "ρ = p_{y*}(p_y + d)/(p_y(1 − p_y − d)), with D = Σ_{j≠y} p_j(1 − e^{−s(p_{y*}−p_j)}) and "
     "d = D/(1 − e^{−s(1+p_{y*}−p_y)}); so q_{y*}(1 + D/p_y) ≤ ρ ≤ 1 + d/p_y: ρ diverges like 1/p_y as p_y → 0, unless "
     "all others are tied (then it is 1/(V − 1)).",
-    source="T12 with a finite bound; squeeze.runner-up-share sharpened to q_{y*} = p_{y*}/(1 − p_y)",
+    source="toyld, T12 with a finite bound; squeeze.runner-up-share sharpened to q_{y*} = p_{y*}/(1 − p_y)",
     kind="theorem",
     premises=Premises({"z": logits(), "y": label(), "s": step_size(), "i": STAR}, where=_in_range),
     proof="With F = 1/α_{y*} and E = e^{−Y_y}: α_y = E/F, so ρ = (p_{y*}/p_y)(1 − F)/(F − E); 1 − F = D + p_y(1 − E), "
@@ -86,14 +86,16 @@ def share_law(z: Array, y: Array, s: Array, i: Array) -> Margin:
     law = at(logp, i) - log_p_y + surplus - np.log(left)
     bound = rounding(share_rounding(z, y, s) * (1.0 + np.exp(sm.log_not(z, y)) / left))
     below = at(logp, i) - sm.log_not(z, y) + excess - log_p_y
-    return Margin(np.stack([bound - np.abs(rho - law), rho - below, surplus - log_p_y - rho], axis=-1), bound[:, None])
+    named = np.where(i == sm.runner_up(z, y), np.abs(np.log(sm.squeezing_ratio(z, y, s=s)) - law), 0.0)
+    value = [bound - np.abs(rho - law), rho - below, surplus - log_p_y - rho, bound - named]
+    return Margin(np.stack(value, axis=-1), bound[:, None])
 
 
 @claim(
     "trends.share-falls-with-label",
     "With the others in proportion the share ρ of y* never falls when p_y gets smaller or the step larger, and rises "
     "strictly unless all others are tied.",
-    source="T12, observed there, proved here; the ratio version of " + f"{PAPER}, App. E Claim 4",
+    source="toyld, T12, observed there, proved here; the ratio version of " + f"{PAPER}, App. E Claim 4",
     kind="theorem",
     premises=Premises({**SCALED, "more": real(1.0, 10.0)}, where=_in_range),
     proof="In trends.share-law put u = 1 − p_y, d = u h, h = E_q[(1 − e^{−su(q_*−q)})/(1 − e^{−su(1+q_*)})] < 1: "

@@ -1,4 +1,4 @@
-"""Every fine-tuning loss and its push on each token's log-probability (design.md §3; theory.md §1.3, §1.4).
+"""Every fine-tuning loss and its push on each token's log-probability (§3.1, App. B.2 of the paper).
 
 An objective is written once and serves closed forms (numpy, array-api-strict) and training (torch, with gradient):
 
@@ -61,7 +61,7 @@ from .check import PushError, check, convert, random_batch, random_contexts
 from .pairs import CDPO, CPO, CWDPO, DPO, DPOP, IPO, NCA, ORPO, RPO, SPPO, DPOShift, GateDPO, SimPO, SLiC
 from .single import GA, KTO, NPO, NSR, SFT, TOPR, AsymRE, Extend
 from .stable import detach
-from .table import Row, row, table, table_markdown
+from .table import Row, looks_across, row, table, table_markdown
 from .target import BST, TargetObjective
 from .tokens import GRPO, LDDPO, PPO, TOPRToken, Unlikelihood, group_advantages
 from .trl import (
@@ -145,6 +145,7 @@ __all__ = [
     "detach",
     "get",
     "group_advantages",
+    "looks_across",
     "pair_batch",
     "random_batch",
     "random_contexts",

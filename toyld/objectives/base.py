@@ -1,7 +1,7 @@
-"""What an objective is (design.md §3): loss, push, and the registry that finds every one by name.
+"""What an objective is: loss, push, and the registry that finds every one by name.
 
 A *sequence* objective is a loss f(ℓ_+, ℓ_−) of summed log-probabilities; its push is constant along the response and
-equals c_± = −∂f/∂ℓ_± of theory.md §1.4. A *token* objective gives every token its own push. A *target* objective has a
+equals c_± = −∂f/∂ℓ_±. A *token* objective gives every token its own push. A *target* objective has a
 target distribution instead of a label and gives a residual (`toyld.objectives.target`).
 """
 
@@ -58,7 +58,7 @@ class SequenceObjective(Objective):
     """f(ℓ_+, ℓ_−): one coefficient per response.
 
     On one softmax the residual of coefficient c on label y is G = c (π − e_y) and one step of size s is
-    z' = z − s G: c > 0 pulls y up, c < 0 is a negative gradient (theory.md §1.4).
+    z' = z − s G: c > 0 pulls y up, c < 0 is a negative gradient.
     """
 
     kind: ClassVar[Kind] = "sequence"

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_array_api_obj
+
+from toyld.checked import BadInput
 
 from .stable import detach
 
@@ -26,7 +28,7 @@ _WHAT = {
 }
 
 
-class ObjectiveError(ValueError):
+class ObjectiveError(BadInput):
     """Bad use of an objective: one line with what was expected, what came, and what to do."""
 
 
@@ -42,6 +44,22 @@ class Push(NamedTuple):
     anchor: Array | None = None
 
 
+def _one_library(arrays: dict[str, Any], /) -> Any:
+    """The one array library of these arrays; ObjectiveError where one is no array or where there are several."""
+    for name, array in arrays.items():
+        if not is_array_api_obj(array):
+            got = type(array).__name__
+            raise ObjectiveError(f"{name}: expected an array (numpy, torch, …), got {got}; pass numpy.asarray({name})")
+    if not arrays:
+        return None
+    try:
+        return array_namespace(*arrays.values())
+    except TypeError:
+        got = ", ".join(f"{name} {type(a).__module__.split('.')[0]}" for name, a in arrays.items())
+        msg = f"expected arrays of one library in a batch, got {got}; convert them to one, e.g. with torch.asarray"
+        raise ObjectiveError(msg) from None
+
+
 @dataclass(frozen=True)
 class Batch:
     """B prompts, each with a chosen and/or a rejected response, as per-token log-probabilities.
@@ -51,7 +69,8 @@ class Batch:
     reward there. `groups`: (B,) integers, the prompt each row belongs to (GRPO normalises within one), None = one
     group. A side whose mask is empty in a row does not exist in that row (unpaired data, unequal groups).
 
-    Raises ObjectiveError where shapes disagree. Values are not looked at: they must be ≤ 0 and finite where unmasked.
+    Raises ObjectiveError where shapes or array libraries disagree. Values are not looked at: they must be ≤ 0 and
+    finite where unmasked.
 
     >>> import numpy as np
     >>> batch = Batch(chosen=np.log([[.5, .5, .1]]), chosen_mask=np.asarray([[1, 1, 0]]))
@@ -75,6 +94,7 @@ class Batch:
     groups: Array | None = None
 
     def __post_init__(self) -> None:
+        _one_library({name: a for name, a in vars(self).items() if a is not None})
         sizes: set[int] = set()
         for side in _SIDES:
             array = getattr(self, side)
@@ -101,7 +121,7 @@ class Batch:
 
     @property
     def xp(self) -> Any:
-        """The array library of this batch; a TypeError of array_api_compat where sides come from several."""
+        """The array library of this batch."""
         return array_namespace(*(a for side in _SIDES if (a := getattr(self, side)) is not None))
 
     def has(self, side: str, /) -> bool:
@@ -175,7 +195,8 @@ def pair_batch(chosen: Array, rejected: Array, ref_chosen: Array | None = None, 
     >>> pair_batch(np.asarray([-1.0]), np.asarray([-2.0])).log_ratio("chosen").tolist()
     [0.0]
     """
-    xp = array_namespace(chosen, rejected)
+    given = {"chosen": chosen, "rejected": rejected, "ref_chosen": ref_chosen, "ref_rejected": ref_rejected}
+    xp = _one_library({name: a for name, a in given.items() if a is not None})
     # Detached: a reference that is the policy itself must not carry its gradient.
     ref_chosen = detach(chosen) if ref_chosen is None else ref_chosen
     ref_rejected = detach(rejected) if ref_rejected is None else ref_rejected

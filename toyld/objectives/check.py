@@ -1,4 +1,4 @@
-"""Random batches, and the check every objective must pass: push = −autograd of loss (design.md §3).
+"""Random batches, and the check every objective must pass: push = −autograd of loss.
 
 `check` is what the generated tests run over the registry; a loss of your own passes it the same way.
 """

@@ -1,4 +1,4 @@
-"""Preference losses of a pair as their papers write them (theory.md §1.4, §6.3, §6.10, §6.11, §6.17).
+"""Preference losses of a pair as their papers write them (App. B.2.2; the paper of each is its `source`).
 
 Notation: ℓ_± summed log-probabilities, ℓ̄ = ℓ/|y|, r = log π/π_ref, h = r_+ − r_−, a = each loss's own sigmoid.
 TRL's versions, where they differ, are in `toyld.objectives.trl` under `trl.…`: `ipo` there is length-normalised,

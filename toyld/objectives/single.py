@@ -1,4 +1,4 @@
-"""Losses that treat each response by itself: SFT, extend, GA, NPO, NSR, AsymRE, TOPR, KTO (theory.md §1.4).
+"""Losses that treat each response by itself: SFT, extend, GA, NPO, NSR, AsymRE, TOPR, KTO (App. B.2; `source`).
 
 c_± depends on the own response only (KTO's z0 on the batch), so there is no margin between y+ and y−.
 """
@@ -81,7 +81,7 @@ class NPO(SequenceObjective):
 @register
 @dataclass(frozen=True)
 class NSR(SequenceObjective):
-    """+π(y−), the loss on the probability itself: c_− = −π(y−). (Written on log π it is GA.)"""
+    """+π(y−), the loss on the probability itself: c_− = −π(y−); written on log π it is GA."""
 
     name: ClassVar[str] = "nsr"
     source: ClassVar[str] = "Zhu et al. 2025 (2506.01347)"
@@ -118,7 +118,7 @@ class AsymRE(SequenceObjective):
     """−(r_+ − V) ℓ_+ − (r_− − V) ℓ_−: c = r − V on either side.
 
     r is the reward, read from the batch's advantages, (B,) each; V a baseline (not the vocabulary). A little below
-    the mean reward V^µ it is stable, at and above it the run collapses (theory.md §6.7); −0.1 suits rewards ±1.
+    the mean reward V^µ it is stable, at and above it the run collapses (policy.asymre-atoms); −0.1 suits rewards ±1.
     """
 
     name: ClassVar[str] = "asymre"

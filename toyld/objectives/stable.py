@@ -1,6 +1,6 @@
 """Elementary functions that stay finite at margins of ±1e4 and log-probabilities of −1e4, on any array library.
 
-Only what the losses of theory.md §1.4 need; each takes one floating array of any shape and returns one of the same
+Only what the losses need; each takes one floating array of any shape and returns one of the same
 shape, is differentiable in torch, and is written in log space so that neither value nor derivative overflows.
 """
 

@@ -1,4 +1,4 @@
-"""The table of objectives (theory.md §1.4, users.md §8), every column computed from loss and push by probing limits.
+"""The table of objectives, every column computed from loss and push by probing limits.
 
 Nothing here knows a formula. Probes move one thing at a time and look at the push on y−, one-token responses, one
 pair per batch:
@@ -20,7 +20,7 @@ import numpy as np
 from .base import OBJECTIVES, get
 from .batch import Batch, pair_batch
 
-__all__ = ["Row", "row", "table", "table_markdown"]
+__all__ = ["Row", "looks_across", "row", "table", "table_markdown"]
 
 Array = Any
 
@@ -197,6 +197,17 @@ def _target_row(name: str, objective: Any) -> Row:
         minus=float(push[-1]), fades=fades if np.any(push < 0) else "pulls y− up", lowers_chosen="no",
         bounded="no" if last < first - 1.0 else "yes", length="sum", across="row",
     )  # fmt: skip
+
+
+def looks_across(objective: Any, /) -> bool:
+    """Whether the push on one row of a batch depends on the other rows, found by changing them.
+
+    Sees what depends on their log-probabilities and on which responses are there, not on their advantages or groups.
+
+    >>> looks_across(get("kto")), looks_across(get("dpo"))
+    (True, False)
+    """
+    return objective.kind != "target" and _Probe(objective).across
 
 
 def row(name: str, /, **parameters: Any) -> Row:

@@ -1,4 +1,4 @@
-"""Objectives with a target distribution in place of a label: BS-T unlearning (theory.md §1.4, §6.12, F12).
+"""Objectives with a target distribution in place of a label: BS-T unlearning (Li et al. 2026; F12).
 
 Their gradient on the logits is not a multiple of π − e_y, so they give a residual G with z' = z − s G instead of a
 push, and read whole log-probability vectors instead of a `Batch`.

@@ -1,6 +1,7 @@
 """Objectives whose push differs along the response: PPO-clip, GRPO, token TOPR, unlikelihood, LD-DPO.
 
-theory.md §1.4, §3 (B2), §6.6 and §7 (Lemma 4.2). PPO's ratio ρ is taken against `old_…`, the policy that sampled.
+Each class names its `source`; on PPO see also App. A.3 of the paper (B2). PPO's ratio ρ is taken against `old_…`, the
+policy that sampled.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class TOPRToken(Objective):
 @register
 @dataclass(frozen=True)
 class Unlikelihood(Objective):
-    """−Σ_t log(1 − π_t) on y−: push −π_t/(1 − π_t) on token t. Needs π_t < 1 strictly."""
+    """−Σ_t log(1 − π_t) on y−: push −π_t/(1 − π_t) on token t; needs π_t < 1 strictly."""
 
     name: ClassVar[str] = "unlikelihood"
     source: ClassVar[str] = "Welleck et al. 2020 (1908.04319)"

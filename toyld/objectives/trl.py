@@ -3,7 +3,7 @@
 Read in TRL 1.16 (`trainer/dpo_trainer.py`, `_compute_loss`) with `f_divergence_type="reverse_kl"`; parameters carry
 `DPOConfig`'s names and defaults, except `label_smoothing` of `robust` and `exo_pair`, which default to what
 the config's docstring recommends (0.1, 1e-3): 0 makes the first DPO, and TRL refuses it for the second. TRL averages
-the rows (the mean of `loss`). Where a paper's loss is the same function the class inherits from it (`sigmoid` is
+the rows (the mean of `loss`). Where a paper's loss is the same function the class is made from it (`sigmoid` is
 DPO, `nca_pair` NCA, `sppo_hard` SPPO with η = 1/β); `ipo` and `sigmoid_norm` divide each log-ratio by its |y| and
 `sft` averages over the tokens of the batch, so these are not `ipo`, `dpo` and `sft`. `label_smoothing` is not applied
 to `sigmoid`: that would be `cdpo`. `ld_alpha` is `ld-dpo`, and a list of losses with weights is a `Mix`.
@@ -20,7 +20,7 @@ from array_api_compat import array_namespace
 
 from .base import MarginObjective, Objective, SequenceObjective, register
 from .batch import Batch, ObjectiveError, Push
-from .pairs import CDPO, DPO, IPO, NCA
+from .pairs import CDPO, DPO, IPO, NCA, SPPO
 from .stable import positive_part, sigmoid, softplus
 
 __all__ = [
@@ -43,7 +43,7 @@ class Sigmoid(DPO):
 @register
 @dataclass(frozen=True)
 class Hinge(MarginObjective):
-    """max(0, 1 − u): c = ±β 1[h < 1/β]. (The papers' SLiC has no reference: `slic`.)"""
+    """max(0, 1 − u): c = ±β 1[h < 1/β]; the papers' SLiC, `slic`, has no reference."""
 
     name: ClassVar[str] = "trl.hinge"
     source: ClassVar[str] = "TRL hinge; Zhao et al. 2023 (2305.10425), Liu et al. 2023 (2309.06657)"
@@ -149,12 +149,10 @@ class SPPOHard(SequenceObjective):
     beta: float = 0.1
 
     def loss(self, batch: Batch, /) -> Array:
-        plus, minus = self.coefficients(batch)
-        return 0.25 * (plus**2 + minus**2)
+        return SPPO(1.0 / self.beta).loss(batch)
 
     def coefficients(self, batch: Batch, /) -> tuple[Array, Array]:
-        half = 0.5 / self.beta
-        return -2.0 * (batch.log_ratio("chosen") - half), -2.0 * (batch.log_ratio("rejected") + half)
+        return SPPO(1.0 / self.beta).coefficients(batch)
 
 
 @dataclass(frozen=True)
