@@ -125,7 +125,7 @@ def bench_step(classes: int, rows: int, target: float, how: Effort) -> Result:
 
 
 def bench_step_function(classes: int, how: Effort, *, one_label: bool) -> Result:
-    """`softmax.step` of `softmax.residual` on a numpy row: its label an integer, or an array as in any array library."""
+    """`softmax.step` of `softmax.residual` on a numpy row; its label an integer, or an array as in any library."""
     z, y = (a.numpy() for a in start(classes, 1))
     label = int(y[0]) if one_label else y
     state = [z]
