@@ -102,6 +102,16 @@ def test_a_broken_check_is_undecided_and_the_board_still_prints(capsys, monkeypa
     assert "the check raised IndexError: out of cheese" in err
 
 
+def test_objectives_compares_losses(capsys):
+    code, out, err = run(capsys, "objectives", "dpo", "ipo")
+    assert (code, err) == (0, "")
+    assert "reverses beyond" in out
+    assert "trl.sigmoid" not in out
+    code, _, err = run(capsys, "objectives", "dop")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no objective 'dop'; known: sft" in err
+
+
 def test_bad_arguments_are_the_parsers_own_message(capsys):
     code, _, err = run(capsys, "claims", "--examples", "many")
     assert code == 2

@@ -386,7 +386,7 @@ def interpreted(*changes):
     return plain
 
 
-def survives(monkeypatch, *changes):
+def assert_survives(monkeypatch, *changes):
     """Small runs of every kernel pass; plain Python takes a second."""
     plain = interpreted(*changes)
     monkeypatch.setattr(rollout, "_kernels", lambda: plain)
@@ -434,13 +434,13 @@ PLANTED = {
 
 
 def test_the_kernels_in_plain_python_survive(monkeypatch):
-    survives(monkeypatch)
+    assert_survives(monkeypatch)
 
 
 @pytest.mark.parametrize("change", PLANTED.values(), ids=PLANTED)
 def test_a_planted_bug_turns_red(monkeypatch, change):
     with np.errstate(all="ignore"), pytest.raises(AssertionError):
-        survives(monkeypatch, change)
+        assert_survives(monkeypatch, change)
 
 
 # --- The benchmark ---

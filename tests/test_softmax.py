@@ -45,7 +45,7 @@ def mp_cgf(p, d, s):
     return mpmath.log(mpmath.fsum(a * mpmath.exp(s * b) for a, b in zip(p, d, strict=True)))
 
 
-def close(got, want, *, atol=0.0):
+def assert_close(got, want, *, atol=0.0):
     want = np.array([float(w) for w in np.atleast_1d(np.array(want, dtype=object))])
     np.testing.assert_allclose(np.atleast_1d(got), want, rtol=RTOL, atol=atol)
 
@@ -53,24 +53,24 @@ def close(got, want, *, atol=0.0):
 @pytest.mark.parametrize("z", LOGITS, ids=str)
 class TestAgainstMpmath:
     def test_log_softmax(self, z):
-        close(sm.log_softmax(z), [mpmath.log(p) for p in mp_softmax(z)])
+        assert_close(sm.log_softmax(z), [mpmath.log(p) for p in mp_softmax(z)])
 
     def test_softmax(self, z):
-        close(sm.softmax(z), mp_softmax(z))
+        assert_close(sm.softmax(z), mp_softmax(z))
 
     def test_log_not(self, z):
         for y in range(len(z)):
             p = mp_softmax(z)
-            close(sm.log_not(z, y), mpmath.log(mpmath.fsum(a for i, a in enumerate(p) if i != y)))
+            assert_close(sm.log_not(z, y), mpmath.log(mpmath.fsum(a for i, a in enumerate(p) if i != y)))
 
     def test_residual(self, z):
         for y in range(len(z)):
             p = mp_softmax(z)
             rest = mpmath.fsum(a for i, a in enumerate(p) if i != y)
-            close(sm.residual(z, y), [-rest if i == y else a for i, a in enumerate(p)])
+            assert_close(sm.residual(z, y), [-rest if i == y else a for i, a in enumerate(p)])
 
     def test_entropy(self, z):
-        close(sm.entropy(z), -mpmath.fsum(p * mpmath.log(p) for p in mp_softmax(z)))
+        assert_close(sm.entropy(z), -mpmath.fsum(p * mpmath.log(p) for p in mp_softmax(z)))
 
     def test_safe_step(self, z):
         for y in range(len(z)):
@@ -78,7 +78,7 @@ class TestAgainstMpmath:
             star = max(a for i, a in enumerate(p) if i != y)
             if star < 1e-300:
                 continue  # π_y rounds to one and the radius to infinity
-            close(sm.safe_step(z, y), mpmath.pi / (1 + star - p[y]))
+            assert_close(sm.safe_step(z, y), mpmath.pi / (1 + star - p[y]))
 
     @pytest.mark.parametrize("s", STEPS)
     @pytest.mark.parametrize("c", [-1.0, 1.0, 0.3])
@@ -90,8 +90,8 @@ class TestAgainstMpmath:
             k = mp_cgf(p, d, mpmath.mpf(s))
             want = [mpmath.mpf(s) * a - k for a in d]
             got = sm.log_alpha(z, y, s=s, c=c)
-            close(got[y], want[y], atol=5e-324)
-            close(got, want, atol=RTOL * s)
+            assert_close(got[y], want[y], atol=5e-324)
+            assert_close(got, want, atol=RTOL * s)
             star = int(sm.runner_up(z, y))
             if abs(want[star]) > 1e-300:
                 assert np.sign(got[star]) == mpmath.sign(want[star])
@@ -101,18 +101,18 @@ class TestAgainstMpmath:
         for y in range(len(z)):
             p = mp_softmax(z)
             want = mp_cgf(p, mp_direction(p, y, -1), mpmath.mpf(s)) / s
-            close(sm.threshold(z, y, s=s), want, atol=RTOL)
+            assert_close(sm.threshold(z, y, s=s), want, atol=RTOL)
 
     def test_threshold_limit(self, z):
         for y in range(len(z)):
             p = mp_softmax(z)
-            close(sm.threshold_limit(z, y), mpmath.fsum(a * a for a in p) - p[y], atol=1e-15)
+            assert_close(sm.threshold_limit(z, y), mpmath.fsum(a * a for a in p) - p[y], atol=1e-15)
 
     def test_valley_depth(self, z):
         for y in range(len(z)):
             p = mp_softmax(z)
             want = -mpmath.log(p[y]) + mpmath.fsum(a * mpmath.log(a) for a in p)
-            close(sm.valley_depth(z, y), want, atol=1e-15)
+            assert_close(sm.valley_depth(z, y), want, atol=1e-15)
 
 
 @pytest.mark.parametrize("p_y", [1e-300, 1e-12, 0.01, 0.4])
@@ -124,7 +124,7 @@ def test_squeezing_ratio_down_to_1e_300(p_y, s):
     d = mp_direction(p, 3, -1)
     after = [a * mpmath.exp(mpmath.mpf(s) * b) for a, b in zip(p, d, strict=True)]
     after = [a / mpmath.fsum(after) for a in after]
-    close(sm.squeezing_ratio(z, 3, s=s), (after[0] - p[0]) / (p[3] - after[3]))
+    assert_close(sm.squeezing_ratio(z, 3, s=s), (after[0] - p[0]) / (p[3] - after[3]))
 
 
 @pytest.mark.parametrize("gap", [1e-10, 1e-5, 0.0])
@@ -134,7 +134,7 @@ def test_near_ties_keep_their_digits(gap):
     d = mp_direction(p, 2, -1)
     after = [a * mpmath.exp(mpmath.mpf(0.5) * b) for a, b in zip(p, d, strict=True)]
     after = [a / mpmath.fsum(after) for a in after]
-    close(sm.squeezing_ratio(z, 2, s=0.5), (after[0] - p[0]) / (p[2] - after[2]))
+    assert_close(sm.squeezing_ratio(z, 2, s=0.5), (after[0] - p[0]) / (p[2] - after[2]))
 
 
 # Golden values, to four decimals.

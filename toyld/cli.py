@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-__all__ = ["claims", "figures", "guard", "main", "step"]
+__all__ = ["claims", "figures", "guard", "main", "objectives", "step"]
 
 
 def claims(
@@ -142,6 +142,39 @@ def step(
     return 0
 
 
+def objectives(names: Positional[tuple[str, ...]] = (), /) -> int:
+    """What each loss pushes: does it push the rejected answer y− down, what makes that push stop, is the loss bounded.
+
+    Args:
+        names: Only these objectives (all by default), for example dpo ipo trl.nca_pair.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from toyld.objectives import get, row
+
+    for name in names:
+        get(name)  # one clear line if it is not known
+    if names:
+        rows = [row(name) for name in names]
+    else:
+        from toyld.objectives import table
+
+        rows = table()
+    out = Table(box=None, pad_edge=False)
+    for column in ("objective", "c₊", "c₋", "push on y− stops with", "lowers y+", "bounded", "source"):
+        out.add_column(column, justify="right" if column.startswith("c") else "left", overflow="fold")
+    for r in rows:
+        out.add_row(r.name, f"{r.plus:.3g}", f"{r.minus:.3g}", r.fades, r.lowers_chosen, r.bounded, r.source)
+    Console(width=None if sys.stdout.isatty() else 160).print(out, markup=False)
+    print(
+        "c₊, c₋: push on the chosen and the rejected answer at π = π_ref, one token of −1 nat, default parameters;\n"
+        "the gradient in the logits is c(π − e_y), so c > 0 pulls up and c < 0 is a negative gradient. “later”: not\n"
+        "at π_ref, but somewhere. “both ways”: also for badly wrong pairs. Computed by probing each loss."
+    )
+    return 0
+
+
 def figures(
     *,
     list: bool = False,
@@ -177,7 +210,7 @@ def _write_json(path: Path, value: object) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `toyld`."""
     app = tyro.extras.SubcommandApp()
-    for command in (claims, figures, step):
+    for command in (claims, figures, objectives, step):
         app.command(command)
     sys.exit(
         guard(
