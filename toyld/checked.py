@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj, is_numpy_namespace, is_torch_array
 
+from toyld._stable import col
+
 __all__ = ["BadInput", "TrajectoryError", "checked", "fail", "finite", "labels", "logits", "positive", "probabilities"]
 
 Array = Any
@@ -257,8 +259,7 @@ def checked(function: Callable[..., Any], /) -> Callable[..., Any]:
                 msg = "y_plus, y_minus: expected two different classes, got equal ones; use residual with c₊ + c₋"
                 raise BadInput(msg)
         if "baseline" in given:
-            b = given["baseline"]
-            gap = xp.sum(given["mu"] * (given["reward"] - (b[..., None] if getattr(b, "ndim", 0) else b)), axis=-1)
+            gap = xp.sum(given["mu"] * (given["reward"] - col(given["baseline"])), axis=-1)
             _refuse_where(xp, ~(gap > 0), gap, "baseline", "E_μ r − baseline > 0", "lower the baseline")
         return function(*bound.args, **bound.kwargs)
 

@@ -151,16 +151,9 @@ def objectives(names: Positional[tuple[str, ...]] = (), /) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from toyld.objectives import get, row
+    from toyld.objectives import row, table
 
-    for name in names:
-        get(name)  # one clear line if it is not known
-    if names:
-        rows = [row(name) for name in names]
-    else:
-        from toyld.objectives import table
-
-        rows = table()
+    rows = [row(name) for name in names] if names else table()
     out = Table(box=None, pad_edge=False)
     for column in ("objective", "c₊", "c₋", "push on y− stops with", "lowers y+", "bounded", "source"):
         out.add_column(column, justify="right" if column.startswith("c") else "left", overflow="fold")

@@ -8,7 +8,7 @@ the margin over u.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ __all__ = [
     "Premises",
     "Result",
     "Without",
+    "as_floats",
     "claim",
     "each",
     "evaluate",
@@ -142,6 +143,16 @@ class Without:
     premises: Premises
 
 
+def as_floats(cases: Sequence[Mapping[str, Any]], /) -> dict[str, Array]:
+    """Exact cases of one shape as a batch for the float check; a probability vector `p` becomes logits `z`."""
+    out: dict[str, Array] = {}
+    for name, first in cases[0].items():
+        a = np.asarray([[float(x) for x in c[name]] if isinstance(first, tuple) else c[name] for c in cases])
+        a = a if a.dtype.kind in "iu" else a.astype(float)
+        out["z" if name == "p" else name] = np.log(a) if name == "p" else a
+    return out
+
+
 @dataclass(frozen=True)
 class Counterexample:
     """A refutation in exact rationals. `margin` evaluates it in ball arithmetic: an arb that is certainly < 0."""
@@ -163,15 +174,8 @@ class Counterexample:
         return bool(self.margin(**self.case) < 0)
 
     def floats(self) -> dict[str, Array]:
-        """The same case as a batch of one for the float check (a probability vector `p` becomes logits `z`)."""
-        out: dict[str, Array] = {}
-        for name, value in self.case.items():
-            a = np.asarray([[float(x) for x in value]] if isinstance(value, tuple) else [value])
-            a = a if a.dtype.kind in "iu" else a.astype(float)
-            if name == "p":
-                name, a = "z", np.log(a)
-            out[name] = a
-        return out
+        """The same case as a batch of one for the float check."""
+        return as_floats([self.case])
 
 
 @dataclass(frozen=True)
@@ -270,9 +274,8 @@ def try_to_break(
 ) -> _Attack:
     """Look for the smallest score: by sampling, then by differential evolution at the three smallest sizes.
 
-    Returns the number of cases that satisfied the premise and said something, the worst score and its coordinates.
-    Stops at the first certain counterexample. Entries that never exceed their bound in the sample (identities) are left
-    out of what the optimiser minimises, since they would hide the slope of the others; they still count.
+    Returns the number of cases that met the premise and said something, the worst score and its coordinates. Entries
+    that never exceed their bound in the sample (identities) would hide the slope of the others: they count, unhunted.
     """
     from scipy.optimize import differential_evolution
 

@@ -14,7 +14,7 @@ import numpy as np
 from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
-from toyld.claims.spaces import label, logits, negative_step, probabilities, reals, step_size
+from toyld.claims.spaces import constant, label, logits, negative_step, probabilities, reals, step_size
 from toyld.claims.tools import PAPER, at
 
 Array = Any
@@ -255,8 +255,7 @@ def on_policy_negatives_cancel(z: Array, s: Array, q: Array) -> Margin:
     return Margin(np.concatenate([value, idle], axis=-1), bound[:, None])
 
 
-BELOW = Field(lambda size: 0, lambda u, size, case: np.ones(len(u)))
-ABOVE = Field(lambda size: 0, lambda u, size, case: -np.ones(len(u)))
+BELOW, ABOVE = constant(1.0), constant(-1.0)
 
 
 @claim(

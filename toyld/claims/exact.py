@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from flint import arb, ctx, fmpq
 
+from toyld.claims.base import CERTAIN, as_floats
+
 __all__ = [
     "STEPS",
     "ball",
@@ -125,12 +127,7 @@ def _cases(
 
 def _doubtful(check: Callable[..., Any], cases: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Mask of the cases that float64 does not see to hold with room."""
-    batch: dict[str, np.ndarray] = {}
-    for name, first in cases[0].items():
-        a = np.asarray([[float(x) for x in c[name]] if isinstance(first, tuple) else c[name] for c in cases])
-        a = a if a.dtype.kind in "iu" else a.astype(float)
-        batch["z" if name == "p" else name] = np.log(a) if name == "p" else a
-    return np.asarray(check(**batch).score()) <= 10.0
+    return np.asarray(check(**as_floats(cases)).score()) <= CERTAIN
 
 
 def smallest(

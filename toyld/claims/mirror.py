@@ -15,12 +15,12 @@ import numpy as np
 from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
-from toyld.claims.spaces import label, logits, negative_step, other_label, real, step_size
-from toyld.claims.tools import PAPER, THREE_OR_MORE, at, others, realised, span
+from toyld.claims.spaces import constant, label, logits, negative_step, other_label, real, step_size
+from toyld.claims.tools import PAPER, THREE_OR_MORE, at, least, others, realised, span
 
 Array = Any
 START = {"z": logits(), "y": label(), "s": step_size()}
-SAME = Field(lambda size: 0, lambda u, size, case: np.ones(len(u)))
+SAME = constant(1.0)
 BACKWARDS = Premises({"z": logits(), "y": label(), "s": real(-5.0, -0.1)})
 
 
@@ -35,7 +35,7 @@ def _sft_threshold(z: Array, y: Array, s: Array) -> Array:
 
 def _least_other(changes: list[Any], *labels: int) -> Any:
     """The smallest ball among the classes that are none of the labels."""
-    return min((x for i, x in enumerate(changes) if i not in labels), key=lambda x: float(x.mid()))
+    return least(x for i, x in enumerate(changes) if i not in labels)
 
 
 @claim(

@@ -19,8 +19,8 @@ from scipy.special import expit, logsumexp
 from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
-from toyld.claims.spaces import label, logits, other_label, real, reals, step_size
-from toyld.claims.tools import PAPER, THREE_OR_MORE, at, others, span
+from toyld.claims.spaces import constant, label, logits, other_label, real, reals, step_size
+from toyld.claims.tools import PAPER, THREE_OR_MORE, agree, at, others, span
 
 Array = Any
 RAZIN, YUAN = "Razin et al. 2025", "Yuan et al. 2025"
@@ -32,11 +32,6 @@ HEAD = Field(
 PAIR = {"z": logits(), "plus": label(), "minus": other_label("plus"), "s": step_size()}
 
 
-def constant(x: float) -> Field:
-    """The number x (n,)."""
-    return Field(lambda size: 0, lambda u, size, case: np.full(len(u), x))
-
-
 def words(count: int) -> Field:
     """Token ids (n, count)."""
     return Field(lambda size: count, lambda u, size, case: np.minimum((u * size).astype(int), size - 1))
@@ -45,11 +40,6 @@ def words(count: int) -> Field:
 def moved(z: Array, plus: Array, minus: Array, s: Array, k: Any = 1.0) -> Array:
     """log p' − log p (n, V) of a pair step really taken."""
     return sm.log_softmax(sm.step(z, sm.pair_residual(z, plus, minus, c_minus=-k), s=s)) - sm.log_softmax(z)
-
-
-def agree(a: Array, b: Array) -> Array:
-    """Positive where a and b have the same sign, by the smaller of the two."""
-    return np.sign(a) * np.sign(b) * np.minimum(np.abs(a), np.abs(b))
 
 
 def rates(values: Callable[..., Any], loss: Callable[..., Any], *params: Array) -> Array:

@@ -16,9 +16,8 @@ from scipy.special import expit
 from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
-from toyld.claims.pairs import agree, constant
-from toyld.claims.spaces import integers, label, logits, other_label, probabilities, real, reals
-from toyld.claims.tools import at
+from toyld.claims.spaces import constant, integers, label, logits, other_label, probabilities, real, reals
+from toyld.claims.tools import agree, at
 
 Array = Any
 

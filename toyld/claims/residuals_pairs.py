@@ -17,7 +17,7 @@ from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
 from toyld.claims.residuals import contexts, words
-from toyld.claims.spaces import label, logits, real, step_size
+from toyld.claims.spaces import constant, label, logits, real, step_size
 from toyld.claims.tools import PAPER, at, least, span
 
 Array = Any
@@ -25,7 +25,7 @@ STEPS = 40
 SMALL = (2, 4, 8)
 PAIR = {"z": contexts(2), "y": words(2)}  # index 0 is y+, 1 is y−
 BETA = step_size(0.02, 2.0)
-ZERO = Field(lambda size: 0, lambda u, size, case: np.zeros(len(u)))
+ZERO = constant(0.0)
 
 
 def pull(objective: Any, side: str, z: Array, y: Array, ratio: Array, /) -> Array:

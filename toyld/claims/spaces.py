@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from toyld.claims.base import Field, Premises
 
 __all__ = [
+    "constant",
     "integers",
     "label",
     "logits",
@@ -75,6 +76,11 @@ def real(low: float, high: float) -> Field:
 def reals(width: int | None = None, *, scale: float = 1.0) -> Field:
     """A Gaussian vector (n, width), by default of V entries."""
     return Field(lambda size: width or size, lambda u, size, case: scale * _normal(u))
+
+
+def constant(x: float) -> Field:
+    """The number x (n,): a premise that `without` lets vary."""
+    return Field(lambda size: 0, lambda u, size, case: np.full(len(u), x))
 
 
 def integers(low: int, high: int) -> Field:

@@ -15,7 +15,7 @@ from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
 from toyld.claims.spaces import label, logits, negative_step, other_label, real, step_size
-from toyld.claims.tools import PAPER, THREE_OR_MORE, at, least, others, realised, span
+from toyld.claims.tools import PAPER, THREE_OR_MORE, agree, at, least, others, realised, span
 
 Array = Any
 
@@ -159,8 +159,7 @@ def nobody_else_loses(z: Array, y: Array, s: Array) -> Margin:
     worst = np.where(others(z, y), done, np.inf).min(axis=-1)
     rule = s * (np.where(others(z, y), sm.softmax(z), np.inf).min(axis=-1) - sm.threshold(z, y, s=s))
     bound = rounding(span(z, s, done)[:, 0])
-    agree = np.sign(worst) * np.sign(rule) * np.minimum(np.abs(worst), np.abs(rule))
-    return Margin(agree, bound)
+    return Margin(agree(worst, rule), bound)
 
 
 @claim(
@@ -308,8 +307,7 @@ def winner_takes_all(z: Array, y: Array, s: Array) -> Margin:
     rivals = np.where(others(z, y, star), done, -np.inf).max(axis=-1)
     second = np.where(others(z, y, star), sm.softmax(z), -np.inf).max(axis=-1)
     rule = s * (second - sm.threshold(z, y, s=s))
-    agree = np.sign(rivals) * np.sign(rule) * np.minimum(np.abs(rivals), np.abs(rule))
-    return Margin(agree, rounding(span(z, s, done)[:, 0]))
+    return Margin(agree(rivals, rule), rounding(span(z, s, done)[:, 0]))
 
 
 def _peak(low: float) -> Premises:

@@ -10,7 +10,7 @@ import numpy as np
 from toyld import softmax as sm
 from toyld.claims import exact
 
-__all__ = ["PAPER", "THREE_OR_MORE", "at", "least", "others", "realised", "span"]
+__all__ = ["PAPER", "THREE_OR_MORE", "agree", "at", "least", "not_the_top", "others", "realised", "span"]
 
 Array = Any
 PAPER = "Ren & Sutherland 2025"
@@ -41,6 +41,16 @@ def span(z: Array, s: Array, *logs: Array) -> Array:
     for a in logs:
         largest = largest + np.max(np.abs(a), axis=-1)
     return largest[..., None]
+
+
+def agree(a: Array, b: Array) -> Array:
+    """Positive where a and b have the same sign, by the smaller of the two."""
+    return np.sign(a) * np.sign(b) * np.minimum(np.abs(a), np.abs(b))
+
+
+def not_the_top(z: Array, y: Array, **_: Array) -> Array:
+    """Premise: some class is strictly more likely than y."""
+    return np.max(z, axis=-1) > at(z, y)
 
 
 def least(values: Iterable[Any], /) -> Any:

@@ -17,7 +17,7 @@ from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, rounding
 from toyld.claims.spaces import label, logits, other_label, real, step_size
-from toyld.claims.tools import PAPER, THREE_OR_MORE, at, others, realised
+from toyld.claims.tools import PAPER, THREE_OR_MORE, at, not_the_top, others, realised
 from toyld.claims.trends import gains, gains_exactly, largest, rates, size_of, with_last
 from toyld.claims.trends_share import STAR
 
@@ -322,10 +322,6 @@ def colder_exactly(p: tuple[Fraction, ...], k: int, /) -> tuple[Fraction, ...]:
     return tuple(x**k / total for x in p)
 
 
-def _not_the_top(z: Array, y: Array, **_: Array) -> Array:
-    return at(z, y) < at(z, sm.runner_up(z, y))
-
-
 def _keeps_losing(p: tuple[Fraction, ...], y: int, s: Fraction, k: int) -> Any:
     first, second = exact.log_alphas(p, y, s), exact.log_alphas(colder_exactly(p, k), y, s)
     losers = [a for i, a in enumerate(second) if i != y and first[i] < 0]
@@ -339,7 +335,7 @@ def _keeps_losing(p: tuple[Fraction, ...], y: int, s: Fraction, k: int) -> Any:
     kind="theorem",
     expect="refuted",
     instead="trends.colder-valley-keeps-losers",
-    premises=Premises(COLDER, where=_not_the_top),
+    premises=Premises(COLDER, where=not_the_top),
     proof="True to first order and in valleys. With y just below the top and a third class behind, cooling "
     "empties that class into both: p_y grows, K(s) falls below 0, and a tail class that lost gains.",
     counterexample=Counterexample(
@@ -372,7 +368,7 @@ def _colder_gains(p: tuple[Fraction, ...], y: int, s: Fraction, k: int) -> Any:
     kind="theorem",
     expect="refuted",
     instead="trends.peak-has-little-to-gain",
-    premises=Premises(COLDER, where=_not_the_top),
+    premises=Premises(COLDER, where=not_the_top),
     proof="Both vanish as p_{y*} → 1. With two classes Δp_{y*}/s → 2p_{y*}²(1 − p_{y*}), which turns at p_{y*} = 2/3.",
     counterexample=Counterexample(
         {"p": (Fraction(2, 3), Fraction(1, 3)), "y": 1, "s": Fraction(1), "k": 2},

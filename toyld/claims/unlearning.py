@@ -16,8 +16,8 @@ import numpy as np
 from toyld import softmax as sm
 from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, each, identity, rounding
-from toyld.claims.spaces import label, logits, real, reals, step_size
-from toyld.claims.tools import at, span
+from toyld.claims.spaces import constant, label, logits, real, reals, step_size
+from toyld.claims.tools import at, not_the_top, span
 from toyld.rollout import flow
 
 Array = Any
@@ -74,8 +74,7 @@ def _room(z: Array, y: Array) -> Array:
     return (np.exp(2.0 * sm.log_not(z, y)) * size / (size - 1))[:, None]
 
 
-ZERO = Field(lambda size: 0, lambda u, size, case: np.zeros(len(u)))
-ONE = Field(lambda size: 0, lambda u, size, case: np.ones(len(u)))
+ZERO, ONE = constant(0.0), constant(1.0)
 NOT_CERTAIN = {"z": logits(high=40.0), "y": label()}
 BELIEF = {**NOT_CERTAIN, "s": step_size()}
 RUN = {"z": logits(), "y": label(), "s": step_size(1e-3, 10.0)}
@@ -331,24 +330,20 @@ def _between(low: float, high: float) -> Field:
     return Field(lambda size: 1, decode)
 
 
-def _not_the_top(**case: Array) -> Array:
-    return np.max(case["z"], axis=-1) > at(case["z"], case["y"])
-
-
 @claim(
     "unlearning.bst-window",
     "If y is not the most likely class there is a window λ* ≤ λ ≤ min(1, λ_y), and in it BS-T lowers y and y* at every "
     "step size; below λ* it still raises y* to first order, as GA does.",
     source=f"{BST}: BS-T lowers the likely neighbours; the condition on λ",
     kind="theorem",
-    premises=Premises({**BELIEF, "lam": _between(0.0, 1.0)}, where=_not_the_top),
+    premises=Premises({**BELIEF, "lam": _between(0.0, 1.0)}, where=not_the_top),
     proof="log(π'_i/π_i) = s d_i − log Σ_j π_j e^{s d_j} ≤ s(d_i − ⟨π, d⟩) (Jensen), d = π − t. The bracket is "
     "affine in λ: for y* it falls and is zero at λ*, for y it rises and is zero at λ_y. Not empty: let λ = λ*, so "
     "d_{y*} = ⟨π, d⟩, and m the mass of the classes T of q. If λ ≤ m then d_y ≤ d_{y*}, as π_y ≤ π_{y*}. If λ > m then "
     "d_{y*} < 0 is the least entry beside d_y, and d_y > d_{y*} would lift the mean above d_{y*}. Either way "
     "d_y ≤ ⟨π, d⟩, so λ* ≤ λ_y. And λ* ≤ 1: at λ = 1 the bracket of y* is ≤ 0 iff m(π_{y*} − ‖π‖²) ≤ π_{y*} − Σ_T π², "
     "and Σ_T π² ≤ mπ_{y*}.",
-    without=Without("λ ≥ λ*", Premises({**BELIEF, "lam": _between(-1.0, 0.0)}, where=_not_the_top)),
+    without=Without("λ ≥ λ*", Premises({**BELIEF, "lam": _between(-1.0, 0.0)}, where=not_the_top)),
 )
 def bst_window(z: Array, y: Array, s: Array, lam: Array) -> Margin:
     first, last = window(z, y)
