@@ -12,12 +12,14 @@ README = Path(__file__).parents[1] / "README.md"
 def board() -> str:
     """The table of README: claims by chapter and by what we assert of them (each tested to come out so)."""
     every = claims.every().values()
-    lines = ["| chapter | about | proved | refuted | open |", "|---|---|--:|--:|--:|"]
-    totals = [0, 0, 0]
+    lines = ["| chapter | about | proved | holds | conditional | refuted | open |", "|---|---|--:|--:|--:|--:|--:|"]
+    totals = [0] * 5
     for chapter, about in claims.CHAPTERS.items():
         mine = [c for c in every if c.id.split(".")[0] == chapter]
         counts = [
             sum(c.expect == "holds" and c.kind in ("theorem", "identity") for c in mine),
+            sum(c.expect == "holds" and c.kind == "trend" for c in mine),
+            sum(c.expect == "conditional" for c in mine),
             sum(c.expect == "refuted" for c in mine),
             sum(c.expect == "open" for c in mine),
         ]
@@ -47,5 +49,5 @@ def test_readme_names_claims_and_files_that_exist():
     assert len(named) >= 5
     for id in named:
         assert claims.select([id]), id
-    for path in re.findall(r"\]\(([^)h][^)]*)\)", text) + re.findall(r"^\| `([a-z]+/[^`,]*)`", text, re.M):
+    for path in re.findall(r"\]\(([^)h#][^)]*)\)", text) + re.findall(r"^\| `([a-z]+/[^`,]*)`", text, re.M):
         assert (README.parent / path).exists(), path

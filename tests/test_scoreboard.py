@@ -21,6 +21,17 @@ def test_a_rung_that_nothing_serves_reads_not_run(monkeypatch):
     assert row["verdict"] == row["cells"]["softmax"]["verdict"] == "not run"
 
 
+def run_cell(verdict, *runs, recorded=None, effect=None):
+    first = runs[0] if runs else {}
+    span = {k: first.get(k) for k in ("low", "high", "n")}
+    return {"verdict": verdict, "effect": first.get("effect"), **span, "unit": "nats", "runs": list(runs),
+            "recorded": recorded, "why": None}  # fmt: skip
+
+
+SURE = {"verdict": "holds", "effect": 17.09, "low": 15.77, "high": 18.41, "n": 500, "p": 1e-9}
+AGAINST, UNSURE = SURE | {"verdict": "refuted", "effect": -3.4}, SURE | {"verdict": "undecided", "effect": 0.1}
+MEANS = {"verdict": "undecided", "effect": 20.4, "low": None, "high": None, "n": 1, "p": None}
+
 WORDS = [
     ("theorem", {"verdict": "holds", "cases": 1234}, "proved (1,234 cases survived)"),
     ("identity", {"verdict": "holds", "cases": 5}, "proved (5 cases survived)"),
@@ -34,9 +45,53 @@ WORDS = [
         "undecided: no case met the premise",
     ),
     ("theorem", {"verdict": "not run", "cases": 0}, "not run"),
+    ("trend", run_cell("holds", SURE, MEANS), "holds (+17.1 [+15.8, +18.4] nats, n = 500, 1 run)"),
+    (
+        "trend",
+        run_cell("holds", SURE, SURE, recorded={"date": "2026"}),
+        "holds (+17.1 [+15.8, +18.4] nats, n = 500, 2 runs, recorded)",
+    ),
+    ("trend", run_cell("conditional", SURE, AGAINST, AGAINST), "conditional (1 holds, 2 refuted)"),
+    ("trend", run_cell("undecided", SURE, UNSURE), "undecided (1 holds, 1 undecided)"),
+    ("trend", run_cell("undecided", MEANS), "undecided (means only)"),
+    ("trend", run_cell("not applicable"), "not applicable"),
+    ("trend", run_cell("not run"), "not run"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "cell", "want"), WORDS)
 def test_words(kind, cell, want):
     assert scoreboard.words(kind, cell) == want
+
+
+ROWS = [  # cells of a run claim -> its own verdict
+    ({"published": "not applicable"}, "open"),
+    ({"published": "undecided"}, "open"),
+    ({"published": "conditional"}, "conditional"),
+    ({"published": "not run"}, "not run"),
+    ({"tiny": "undecided", "published": "refuted"}, "refuted"),
+    ({"tiny": "holds", "published": "refuted"}, "holds"),
+]
+
+
+@pytest.mark.parametrize(("verdicts", "want"), ROWS)
+def test_a_run_claims_verdict_is_that_of_the_lowest_rung_that_gives_one(verdicts, want):
+    (one,) = claims.select(["preference.margin-grows"])
+    row = scoreboard.row(one, {rung: run_cell(verdict) for rung, verdict in verdicts.items()})
+    assert row["verdict"] == want
+    assert row["cases"] is None
+
+
+def test_run_claims_on_the_board_are_plain_json_and_do_not_depend_on_what_is_asked_for():
+    every = list(scoreboard.score(claims.every().values(), rung="published"))
+    assert len(every) >= 20
+    assert json.loads(json.dumps(every, allow_nan=False)) == every
+    assert {r["id"].split(".")[0] for r in every} == {"supervised", "preference"}
+    assert [r["id"] for r in every if r["verdict"] != r["expect"]] == []
+    (alone,) = scoreboard.score(claims.select(["preference.chosen-falls"]))
+    assert alone in every
+    for r in every:
+        cell = r["cells"]["published"]
+        assert set(cell) >= {"verdict", "effect", "low", "high", "n", "runs", "recorded"}
+        assert cell["recorded"] is None or set(cell["recorded"]) == {"date", "hardware", "command", "commit"}
+    assert "supervised.chosen-rises" in str(scoreboard.table(every).columns[0]._cells)

@@ -16,9 +16,20 @@ from hypothesis import find, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from toyld import _authors, trajectory
+from toyld import trajectory
 from toyld.checked import BadInput
-from toyld.trajectory import TrajectoryError, below_label, load, notes, read, read_authors, save, to_csv, validate
+from toyld.trajectory import (
+    TrajectoryError,
+    _authors,
+    below_label,
+    load,
+    notes,
+    read,
+    read_authors,
+    save,
+    to_csv,
+    validate,
+)
 
 JSON, NPY = "prob_train_metrics.json", "logp_npy_all_chosen.npy"
 PROBES = ("chosen", "rejected", "random_nonhum")

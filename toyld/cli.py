@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-__all__ = ["claims", "figures", "guard", "main", "objectives", "step"]
+__all__ = ["claims", "diagnose", "figures", "guard", "main", "objectives", "probe", "step"]
 
 
 def claims(
@@ -194,6 +194,96 @@ def figures(
     return render(list=list, only=only, size=size, out=out, format=format, check=check, from_data=from_data)
 
 
+def probe(
+    *,
+    models: tuple[str, ...],
+    data: Path,
+    out: Path,
+    reference: str | None = None,
+    steps: tuple[int, ...] = (),
+    kinds: str = "",
+    held_out: bool = False,
+    n: int = 128,
+    max_length: int = 512,
+    batch_size: int = 8,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    eos: bool = True,
+    seed: int = 0,
+    resume: bool = False,
+    stage: str = "dpo",
+    arm: str = "baseline",
+) -> int:
+    """Score preference pairs and other probes at saved checkpoints of a language model, into a run folder.
+
+    Args:
+        models: Checkpoints in training order, the policy before training first: folders, PEFT adapters, Hub names.
+        data: Preference pairs: JSON lines with prompt, chosen, rejected and, where there are, further responses.
+        out: The run folder; one file a checkpoint, which `toyld diagnose` reads at any time.
+        reference: The reference model, if its log-probabilities are wanted too.
+        steps: Optimiser steps of the checkpoints (by default from trainer_state.json, else 0, 1, 2, …).
+        kinds: Response kinds, separated by commas; by default chosen, rejected, those that the data carry, irr_train
+            and random_permute.
+        held_out: The run does not train on these pairs (another prompt's answer is then irr_test).
+        n: Examples at most, a random sample.
+        max_length: Tokens of prompt and response; the prompt loses its beginning first.
+        batch_size: Responses scored at once.
+        dtype: What the model computes in; the softmax is in float32 always.
+        device: Where; auto is cuda if there is one.
+        eos: Score the EOS token behind a response of plain text as part of it, as TRL trains it.
+        seed: Of the choice of examples and of the made responses.
+        resume: Go on with a run folder: measure what is missing.
+        stage: Name of the stage.
+        arm: Name of the arm.
+    """
+    from toyld.llm.terminal import show
+
+    return show(
+        models,
+        data,
+        out,
+        reference=reference,
+        steps=steps or None,
+        kinds=tuple(filter(None, kinds.split(","))),
+        held_out=held_out,
+        n=n,
+        max_length=max_length,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+        eos=eos,
+        seed=seed,
+        resume=resume,
+        stage=stage,
+        arm=arm,
+    )
+
+
+def diagnose(
+    paths: Positional[Annotated[tuple[str, ...], arg(metavar="PATH…")]] = (),
+    /,
+    *,
+    json: Path | None = None,
+    html: Path | None = None,
+    fail_on: Annotated[str | None, arg(metavar="CLASS,…")] = None,
+    control: Path | None = None,
+    beta: float | None = None,
+) -> int:
+    """What runs are consistent with: squeezing, plain displacement, divergence, a wrong reference, or nothing of it.
+
+    Args:
+        paths: Run folders, tables, trainer_state.json of TRL, the authors' logs; several stand side by side.
+        json: Also write verdicts, numbers and reasons to this file.
+        html: Also write one self-contained page with plots.
+        fail_on: Exit 1 if a run has one of these verdicts (commas between), for example squeezing,divergence.
+        control: A run from the same start to compare with at matched steps.
+        beta: The runs' β, where a log of rewards does not tell it.
+    """
+    from toyld.report import run
+
+    return run(paths, json_file=json, html_file=html, fail_on=fail_on, control=control, beta=beta)
+
+
 def _write_json(path: Path, value: object) -> None:
     from toyld.files import write_whole
 
@@ -203,7 +293,7 @@ def _write_json(path: Path, value: object) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `toyld`."""
     app = tyro.extras.SubcommandApp()
-    for command in (claims, figures, objectives, step):
+    for command in (claims, diagnose, figures, objectives, probe, step):
         app.command(command)
     sys.exit(
         guard(

@@ -1,38 +1,80 @@
 """Claims × rungs: which world serves which rung, what came out, and how well it was tested.
 
 `SERVES` is the only table from rung to world; a world is imported when its rung is asked for. A claim on a rung that
-nothing serves yet reads *not run*.
+nothing serves yet reads *not run*. All run claims of a rung are one family of tests (`toyld.claims.runs.decide`), so a
+cell does not depend on which claims were asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from toyld.claims import Claim, Result
+    from toyld.claims import Claim, Result, RunResult
 
-__all__ = ["RUNGS", "SCHEMA", "SERVES", "cell", "row", "score", "table", "words"]
+__all__ = ["RUNGS", "SCHEMA", "SERVES", "cell", "record", "row", "score", "table", "words"]
 
 SCHEMA = 1
 RUNGS = ("softmax", "contexts", "digits", "tiny", "llm", "published")
 NOT_RUN = {"verdict": "not run", "cases": 0, "recorded": None}
 
 
-def _softmax(claim: Claim, examples: int, seed: int) -> Result:
+def _softmax(claim: Claim, examples: int, seed: int) -> Result | RunResult:
     from toyld.claims import evaluate
 
     return evaluate(claim, examples=examples, seed=seed)
 
 
-# rung -> (claim, examples, seed) -> Result
-SERVES: dict[str, Callable[[Any, int, int], Any]] = {"softmax": _softmax}
+def _published(claim: Claim, examples: int, seed: int) -> RunResult:
+    from toyld.claims import published
+
+    return published.current(claim)
 
 
-def cell(result: Result, /) -> dict[str, Any]:
-    """One cell of the board from a step claim's result, as plain JSON values."""
+# rung -> (claim, examples, seed) -> Result, or RunResult (logs draw nothing: examples and seed do not count there)
+SERVES: dict[str, Callable[[Any, int, int], Any]] = {"softmax": _softmax, "published": _published}
+
+
+def _number(x: float | None) -> float | None:
+    return None if x is None or x != x or abs(x) == float("inf") else x
+
+
+def _run_cell(result: RunResult) -> dict[str, Any]:
+    """Verdict over the runs, the effect that speaks least for it, every run's own, and where the numbers come from."""
+    e = result.effect
+    runs = [
+        {
+            "runs": list(t.runs),
+            "verdict": t.verdict,
+            "effect": _number(t.effect.value),
+            **{name: _number(getattr(t.effect, name)) for name in ("low", "high", "n", "p")},
+            "why": t.why,
+            "recorded": t.recorded,
+        }
+        for t in result.trials
+        if t.effect is not None
+    ]
+    return {
+        "verdict": result.summary,
+        "effect": None if e is None else _number(e.value),
+        **{name: None if e is None else _number(getattr(e, name)) for name in ("low", "high", "n")},
+        "unit": result.claim.unit,
+        "runs": runs,
+        "why": result.why or None,
+        "recorded": None if result.recorded is None else dict(result.recorded),
+    }
+
+
+def cell(result: Result | RunResult, /) -> dict[str, Any]:
+    """One cell of the board from a claim's result, as plain JSON values."""
+    from toyld.claims import RunResult
+
+    if isinstance(result, RunResult):
+        return _run_cell(result)
     # A margin worse than any float (a NaN, a proved violation at rounding zero) has no JSON number.
     worst = result.worst if abs(result.worst) < float("inf") else None
     return {
@@ -44,17 +86,34 @@ def cell(result: Result, /) -> dict[str, Any]:
     }
 
 
+def _own(cells: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """The cell that speaks for a claim, and the verdict in the words of `expect`.
+
+    A step claim: its lowest rung. A run claim: the lowest rung with a verdict; where none has one, *open* if a rung was
+    tried (undecided and not applicable are both open), else *not run*.
+    """
+    order = sorted(cells, key=RUNGS.index)
+    lowest = cells[order[0]]
+    if "runs" not in lowest:
+        return lowest, lowest["verdict"]
+    for rung in order:
+        if cells[rung]["verdict"] in ("holds", "refuted", "conditional"):
+            return cells[rung], cells[rung]["verdict"]
+    tried = any(cells[rung]["verdict"] != "not run" for rung in order)
+    return lowest, "open" if tried else "not run"
+
+
 def row(claim: Claim, cells: dict[str, dict[str, Any]], /) -> dict[str, Any]:
-    """One claim with its cells; its own verdict and cases are those of its lowest rung."""
-    lowest = cells[min(cells, key=RUNGS.index)]
+    """One claim with its cells; its own verdict and cases are those of its lowest rung (that gives a verdict)."""
+    speaks, verdict = _own(cells)
     return {
         "id": claim.id,
         "statement": claim.statement,
         "source": claim.source,
         "kind": claim.kind,
         "expect": claim.expect,
-        "verdict": lowest["verdict"],
-        "cases": lowest["cases"],
+        "verdict": verdict,
+        "cases": speaks.get("cases"),
         "instead": claim.instead,
         "cells": cells,
     }
@@ -95,15 +154,47 @@ def score(
 
 
 def words(kind: str, cell: dict[str, Any], /) -> str:
-    """A cell in words: *proved (n cases survived)* for theorems and identities, else verdict and cases."""
-    verdict, cases = cell["verdict"], f"{cell['cases']:,}"
+    """A cell in words: *proved (n cases survived)* for theorems and identities, else verdict and cases or effect."""
+    verdict = cell["verdict"]
     if verdict == "not run":
         return verdict
+    if "runs" in cell:
+        return _run_words(cell)
+    cases = f"{cell['cases']:,}"
     if verdict == "holds" and kind in ("theorem", "identity"):
         return f"proved ({cases} cases survived)"
     if verdict == "refuted":
         return f"refuted ({cases} cases, certified counterexample)" if not cell.get("why") else "refuted (!)"
     return f"{verdict} ({cases} cases survived)" if verdict in ("holds", "open") else f"{verdict}: {cell.get('why')}"
+
+
+def _run_words(cell: dict[str, Any]) -> str:
+    """Verdict, effect of the weakest run with its interval and units, and how many runs; nothing on other models."""
+    verdict, tested = cell["verdict"], [run for run in cell["runs"] if run["p"] is not None]
+    old = ", recorded" if cell["recorded"] is not None else ""
+    if verdict in ("holds", "refuted"):
+        span = f"{cell['effect']:+.3g} [{cell['low']:+.3g}, {cell['high']:+.3g}] {cell['unit']}"
+        many = f"{len(tested)} run{'s' * (len(tested) > 1)}"
+        return f"{verdict} ({span}, n = {cell['n']}, {many}{old})"
+    if not tested:
+        return verdict + (f" (means only{old})" if cell["runs"] else "")
+    counts = ", ".join(
+        f"{sum(run['verdict'] == v for run in tested)} {v}"
+        for v in ("holds", "refuted", "undecided")
+        if any(run["verdict"] == v for run in tested)
+    )
+    return f"{verdict} ({counts}{old})"
+
+
+def record(path: str | Path, /) -> None:
+    """Write the effects of the released logs under $TOYLD_DATA as the evidence that comes with the package.
+
+    Raises:
+        BadInput: a released log is not there.
+    """
+    from toyld.claims import published
+
+    published.record(path)
 
 
 def table(rows: Iterable[dict[str, Any]], /) -> Table:
@@ -114,7 +205,8 @@ def table(rows: Iterable[dict[str, Any]], /) -> Table:
     rows = list(rows)
     rungs = [r for r in RUNGS if any(r in one["cells"] for one in rows)]
     good = sum(one["verdict"] == one["expect"] for one in rows)
-    counts = {v: sum(one["verdict"] == v for one in rows) for v in ("holds", "refuted", "open", "undecided", "not run")}
+    verdicts = ("holds", "conditional", "refuted", "open", "undecided", "not run")
+    counts = {v: sum(one["verdict"] == v for one in rows) for v in verdicts}
     out = Table(
         title=f"{len(rows)} claims, {good} as expected: "
         + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n),

@@ -1,7 +1,7 @@
 """Every statement of the theory as a value: id, sentence, source, premises, check, proof or counterexample.
 
-One module a chapter; a module in this folder that calls `claim(...)` joins by being there. `hold(id)` tries one claim
-and raises with its numbers if it does not come out as we assert.
+One module a chapter; a module in this folder that calls `claim(...)` or `run_claim(...)` joins by being there.
+`hold(id)` tries one claim and raises with its numbers if it does not come out as we assert.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,30 +24,35 @@ from toyld.claims.base import (
     Result,
     Without,
     claim,
-    evaluate,
     registry,
     shrink,
 )
+from toyld.claims.base import evaluate as _evaluate_step
+from toyld.claims.runs import Effect, RunClaim, RunResult, evaluate_on, run_claim
 
 __all__ = [
     "CHAPTERS",
     "Claim",
     "Counterexample",
+    "Effect",
     "Field",
     "Margin",
     "Premises",
     "Result",
+    "RunClaim",
+    "RunResult",
     "Without",
     "claim",
     "describe",
     "evaluate",
     "every",
     "hold",
+    "run_claim",
     "select",
     "surprise",
 ]
 
-_TOOLS = {"base", "exact", "spaces", "tools"}
+_TOOLS = {"base", "exact", "published", "runs", "spaces", "tables", "tools"}
 # The chapters in the order of the story; the word before the dot of a claim's id.
 CHAPTERS = {
     "decomposition": "A, K, G and the remainder of first order",
@@ -62,6 +68,8 @@ CHAPTERS = {
     "gate": "gated rejected gradients",
     "policy": "PPO, GRPO, negative samples, TOPR, AsymRE",
     "unlearning": "GA, NPO, unlikelihood, BS-T",
+    "supervised": "what SFT does to each kind of response, run by run",
+    "preference": "what DPO does to each kind of response, run by run",
 }
 
 
@@ -95,14 +103,31 @@ def select(globs: Iterable[str] = ()) -> list[Claim]:
     return [c for c in claims.values() if any(fnmatch.fnmatchcase(c.id, p) for p in patterns)]
 
 
-def hold(id: str, *, examples: int = 500, seed: int = 0) -> Result:
+def evaluate(
+    claim: Claim, /, *, examples: int = 2000, seed: int = 0, runs: Mapping[str, Any] | None = None
+) -> Result | RunResult:
+    """Try a claim: a step claim on about `examples` sampled cases (`toyld.claims.base.evaluate`), a run claim on runs.
+
+    `runs`: tables by name for a run claim; without them the released logs under $TOYLD_DATA, or what is recorded of
+    them, as one family with all other run claims.
+    """
+    if not isinstance(claim, RunClaim):
+        return _evaluate_step(claim, examples=examples, seed=seed)
+    if runs is not None:
+        return evaluate_on(claim, runs)
+    from toyld.claims import published
+
+    return published.current(claim)
+
+
+def hold(id: str, *, examples: int = 500, seed: int = 0, runs: Mapping[str, Any] | None = None) -> Result | RunResult:
     """Try the claim `id` and return the result; raise AssertionError with its numbers unless it is as expected.
 
     >>> hold("squeeze.penalised-falls").verdict
     'holds'
     """
     (one,) = select([id])
-    result = evaluate(one, examples=examples, seed=seed)
+    result = evaluate(one, examples=examples, seed=seed, runs=runs)
     if not result.as_expected:
         raise AssertionError(surprise(result))
     return result
@@ -116,19 +141,24 @@ def describe(one: Claim, /) -> str:
     """
     lines = [f"{one.id} ({one.kind}, expected: {one.expect})", f"  {one.statement}", f"  source: {one.source}"]
     if one.proof:
-        lines.append(f"  {'why' if one.expect == 'refuted' else 'proof'}: {one.proof}")
+        lines.append(f"  {'why' if one.expect == 'refuted' or one.about == 'run' else 'proof'}: {one.proof}")
     if one.without is not None:
         lines.append(f"  fails without: {one.without.dropped}")
     if one.counterexample is not None:
         lines.append(f"  counterexample: {one.counterexample}")
     if one.instead is not None:
         lines.append(f"  instead: {one.instead}: {registry[one.instead].statement}")
+    if isinstance(one, RunClaim):
+        lines += [f"  {line}" for line in evaluate(one).lines()]  # type: ignore[union-attr]
     return "\n".join(lines)
 
 
-def surprise(result: Result, /) -> str:
+def surprise(result: Result | RunResult, /) -> str:
     """Why a claim did not come out as asserted: its numbers and, if it broke, the simplest case that breaks it."""
     one = result.claim
+    if isinstance(result, RunResult):
+        head = f"{one.id}: expected {one.expect!r}, got {result.verdict!r} ({result.why})"
+        return "\n".join([head, f"  {one.statement}", *(f"  {line}" for line in result.lines())])
     lines = [
         f"{one.id}: expected {one.expect!r}, got {result.verdict!r} ({result.why})",
         f"  {one.statement}",

@@ -35,7 +35,7 @@ __all__ = [
 
 Array = Any
 Kind = Literal["theorem", "identity", "trend", "conjecture"]
-Expect = Literal["holds", "refuted", "open"]
+Expect = Literal["holds", "refuted", "conditional", "open"]
 EPS = float(np.finfo(np.float64).eps)
 # Beyond ten bounds a negative margin is a counterexample; between one and ten the arithmetic cannot tell.
 CERTAIN = 10.0
@@ -186,8 +186,8 @@ class Claim:
     statement: str
     source: str
     kind: Kind
-    check: Callable[..., Margin]
-    premises: Premises
+    check: Callable[..., Any]  # → Margin; of a run claim → Effect (see `toyld.claims.runs`)
+    premises: Any  # Premises; of a run claim a function of tables → None or why it does not apply
     expect: Expect = "holds"
     about: Literal["step", "run"] = "step"
     rungs: tuple[str, ...] = ("softmax",)

@@ -14,7 +14,6 @@ are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from toyld.figures._look import FALL, INK, RISE, SOFT, note, require, title
-from toyld.figures._registry import FigureError, MissingInput
+from toyld.figures._published import INPUTS, files, folders
+from toyld.figures._registry import FigureError
 from toyld.figures._table import Table, rows
 
 __all__ = ["INPUTS", "PAPER", "TAGS", "check", "data", "draw", "inputs"]
 
 PAPER = "Fig. 4, last panel"
 TAGS = ("llm", "published")
-INPUTS = "$TOYLD_DATA/runs/authors"
 FOLDERS = {
     "A": "pythia410_baseline_sft_verify_argmax_bug",
     "B": "pythia410m_baseline_dpo_checkbug_5e7",
@@ -44,28 +43,13 @@ TITLES = {
 }
 
 
-def _folders() -> dict[str, Path]:
-    root = os.environ.get("TOYLD_DATA")
-    folders = {panel: Path(root or "", "runs", "authors", name) for panel, name in FOLDERS.items()}
-    missing = [folder.name for folder in folders.values() if not folder.is_dir()]
-    if not root or missing:
-        got = "TOYLD_DATA is not set" if not root else f"{INPUTS} lacks {', '.join(missing)}"
-        msg = (
-            f"{got}; point it to a folder with runs/authors/RUN/, the result folders of the authors' repository "
-            "(Joshua-Ren/Learning_dynamics_LLM on GitHub)"
-        )
-        raise MissingInput(msg)
-    return folders
-
-
 def inputs() -> dict[str, Path]:
     """Every file of the four run folders.
 
     Raises:
         MissingInput: TOYLD_DATA is not set or lacks one of them.
     """
-    files = [path for folder in _folders().values() for path in sorted(folder.iterdir()) if path.is_file()]
-    return {f"{path.parent.name}/{path.name}": path for path in files}
+    return files(FOLDERS)
 
 
 def data(size: str) -> Table:
@@ -73,7 +57,7 @@ def data(size: str) -> Table:
     from toyld.trajectory import TrajectoryError, read_authors
 
     columns: dict[str, list[np.ndarray]] = {}
-    for panel, folder in _folders().items():
+    for panel, folder in folders(FOLDERS).items():
         try:
             run = read_authors(folder, keep_buggy_argmax=True).sel(probe="chosen").isel(seed=0)
         except TrajectoryError as bad:

@@ -4,33 +4,33 @@ Dimensions `seed, step, probe, example`, always in this order and always all fou
 has none where the reference is fixed, `NAME_token` has `token` behind them, and `loss, lr, grad_norm, train_*, eval_*`
 have `seed, step` alone. Values are float64; NaN = not measured here; a variable measured nowhere is left out; nothing
 missing is ever 0. Row 0 is the policy before the first update where attr `has_step0` is 1. `step` counts updates, or
-training examples where attr `step_unit` is "examples". Files are NetCDF-3.
-
-One reader = one function path → Dataset; `read` picks it by content. Readers drop what they know to be wrong, and say
-so in attr `notes`, a JSON list of {code, text}.
+training examples where attr `step_unit` is "examples".
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from toyld._authors import Options, read_log, sniff
-from toyld.checked import TrajectoryError, fail
-from toyld.files import write_whole
+from toyld.checked import fail
 
-__all__ = [  # on few lines, for the length of this file
-    "DIMS", "NOTE_CODES", "READERS", "SCHEMA", "VARIABLES", "TrajectoryError", "Variable", "add_note", "below_label",
-    "load", "notes", "read", "read_authors", "save", "to_csv", "trajectory", "validate",
-]  # fmt: skip
+__all__ = [
+    "DIMS",
+    "NOTE_CODES",
+    "SCHEMA",
+    "VARIABLES",
+    "Variable",
+    "add_note",
+    "below_label",
+    "notes",
+    "trajectory",
+    "validate",
+]
 
 SCHEMA = 1
 DIMS = ("seed", "step", "probe", "example")
@@ -250,151 +250,3 @@ def below_label(ds: xr.Dataset) -> xr.DataArray:
     if not {"logp", "argmax_logp"} <= set(ds.data_vars):
         fail("a table with logp and argmax_logp", ", ".join(map(str, ds.data_vars)), "measure both")
     return ds.argmax_logp < ds.logp - _EPS32 * abs(ds.logp)
-
-
-def _write(path: Path, payload: bytes) -> None:
-    try:
-        write_whole(path, payload)
-    except OSError as error:
-        fail(f"to write {path.name}", str(error.strerror), "check the folder, its permissions and its space")
-
-
-def save(ds: xr.Dataset, path: str | Path, /) -> None:
-    """Write a valid table as NetCDF-3 (64-bit offsets), atomically; equal tables give equal bytes.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "run.nc"
-    >>> save(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
-    >>> path.read_bytes()[:3]
-    b'CDF'
-    """
-    validate(ds)
-    data = {name: ds[name].variable for name in sorted(map(str, ds.data_vars))}
-    coords = {name: ds[name].variable for name in (*DIMS, "examples_seen") if name in ds.coords}
-    _write(Path(path), bytes(xr.Dataset(data, coords, ds.attrs).drop_encoding().to_netcdf(engine="scipy")))
-
-
-def load(path: str | Path, /) -> xr.Dataset:
-    """Read a table that `save` wrote; TrajectoryError for anything else.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "run.nc"
-    >>> save(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
-    >>> load(path).loss.values
-    array([[1.]])
-    """
-    path = Path(path)
-    try:
-        with xr.open_dataset(io.BytesIO(path.read_bytes()), engine="scipy", decode_times=False) as file:
-            ds = file.load().drop_encoding()
-        for name in [str(name) for name in ds.variables]:  # the format is big-endian and pads strings
-            values = ds[name].values
-            kind = np.dtype(np.str_) if values.dtype.kind in "OSU" else values.dtype.newbyteorder("=")
-            ds[name] = (ds[name].dims, values.astype(kind), ds[name].attrs)
-        ds.attrs = {key: value.item() if isinstance(value, np.generic) else value for key, value in ds.attrs.items()}
-    except OSError as error:
-        fail("a readable NetCDF-3 file", f"{path.name}: {error.strerror}", "check the path")
-    except Exception as error:  # scipy and xarray raise many kinds on bad bytes
-        fail("a whole NetCDF-3 file", f"{path.name} ({type(error).__name__})", "write it again with `save`")
-    validate(ds)
-    return ds
-
-
-def to_csv(ds: xr.Dataset, path: str | Path, /) -> None:
-    """Write a tidy CSV atomically, one row per measured value; a cell is empty where the variable lacks that dimension.
-
-    Columns: seed, step, examples_seen (where known), probe, example, token (where used), variable, units, value.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "run.csv"
-    >>> to_csv(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
-    >>> path.read_text().splitlines()[1]
-    '0,0,,,loss,as logged,1.0'
-    """
-    validate(ds)
-    axes = {*ds.coords, *ds.dims}
-    coords = [name for name in ("seed", "step", "examples_seen", "probe", "example", "token") if name in axes]
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow([*coords, "variable", "units", "value"])
-    for name, array in ds.data_vars.items():
-        for place in np.argwhere(~np.isnan(array.values)).tolist():
-            at = dict(zip(map(str, array.dims), place, strict=True))
-            at |= {"examples_seen": at["step"]} if "step" in at else {}
-            cells = [(ds[c].values[at[c]] if c in ds.coords else at[c]) if c in at else "" for c in coords]
-            table.writerow([*cells, name, array.attrs.get("units", ""), repr(float(array.values[tuple(place)]))])
-    _write(Path(path), out.getvalue().encode())
-
-
-def read_authors(
-    path: str | Path,
-    /,
-    *,
-    stage: str = "unknown",
-    arm: str = "unknown",
-    eval_every: int = 1000,
-    batch_size: int | None = None,
-    n_examples: int = 500,
-    vocab_size: int | None = None,
-    has_step0: bool = True,
-    rows: slice = slice(None),
-    keep_buggy_argmax: bool = False,
-) -> xr.Dataset:
-    """One run of the authors' released logs (Ren & Sutherland, ICLR 2025): a folder, or the file of JSON lines in it.
-
-    Rows that do not belong, the argmax bug and the rest are found in the numbers, dropped and noted; what that can and
-    cannot find stands in `toyld._authors`. Logged keys become `logp`, `argmax_logp`, `residual_norm` (p_e), `label_gap`
-    (energy) and `a_norm_logged` (A_o); other keys `eval_KEY`. `pi_norm2` cannot be recovered from A_o (a mean of norms
-    was squared); with `vocab_size` (the logits' width: 50304 for Pythia) and an array per example, `pi_norm` can.
-
-    The log does not record, and the caller may state: `stage`, `arm`; `eval_every`, training examples between two
-    evaluations; `batch_size`, examples per update (without it `step` counts examples, see attr step_unit);
-    `n_examples` behind the means where there is no array; `has_step0`, whether row 0 precedes the first update.
-    `rows` = slice(first, end) reads a part of the JSON rows. `keep_buggy_argmax` keeps an argmax that is dropped, as
-    `argmax_logp_as_logged`, to show it beside a right one.
-    Raises TrajectoryError for a log that cannot be read without guessing.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "log.json"
-    >>> _ = path.write_text('{"logps_eval_prob_train/chosen": -3.0}\\n{"logps_eval_prob_train/chosen": -2.5}\\n')
-    >>> read_authors(path, stage="sft").logp.values.ravel()
-    array([-3. , -2.5])
-    """
-    options = Options(rows, eval_every, n_examples, has_step0, vocab_size, keep_buggy_argmax, batch_size)
-    options.check()
-    with np.errstate(all="ignore"):  # absurd numbers are refused by `validate`
-        log = read_log(Path(path), options)
-    probes, variables = log.arrays()
-    return trajectory(
-        variables,
-        step=[seen // (batch_size or 1) for seen in log.examples_seen],
-        examples_seen=log.examples_seen,
-        probe=probes,
-        example=log.example,
-        world="published",
-        stage=stage,
-        arm=arm,
-        step_unit="updates" if batch_size else "examples",
-        has_step0=has_step0,
-        notes=log.notes,
-        attrs={**log.attrs, "vocab_size": vocab_size},
-    )
-
-
-READERS: dict[str, Callable[[Path], xr.Dataset]] = {"authors": read_authors, "netcdf": load}
-
-
-def read(path: str | Path, /) -> xr.Dataset:
-    """Read a table or a log, its kind recognised from content, never from names.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "any.name"
-    >>> save(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
-    >>> read(path).loss.values
-    array([[1.]])
-    """
-    kind = "authors" if (path := Path(path)).is_dir() else sniff(path)
-    if kind not in READERS:
-        got = f"{path.name}, {'a Git-LFS pointer (see `git lfs pull`)' if kind == 'lfs' else 'neither'}"
-        fail("a NetCDF-3 table or the authors' JSON lines", got, "name such a file or its folder")
-    return READERS[kind](path)

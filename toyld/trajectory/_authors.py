@@ -5,10 +5,10 @@ perhaps an array [checkpoint, metric, example] without column names, written whe
 tokens of a response: `logps_eval_SET/PROBE` = Σ log π(label), `argmax_prob_logits` = Σ log max π, `PROBE_A_o` =
 √(V x̄² + V − 2) with x̄ = mean ‖π‖, `p_e` = mean ‖π − e_label‖, `energy` = mean (1 − π(label)).
 
-**Which rows belong.** With the array, those whose means are the array's. Without it, first occurrences: a start that
-writes row 0 and then row 1 again, to the last bit, repeats the same run, and all it writes before the end is known. A
-start that repeats row 0 alone and is followed by unknown rows may be another run: refused. Not detectable without the
-array: rows in another order, and a second process whose first row is not row 0.
+**Which rows belong** (`toyld.trajectory._rows`). With the array, those whose means are the array's. Without it, first
+occurrences: a start that writes row 0 and then row 1 again, to the last bit, repeats the same run, and all it writes
+before the end is known. A start that repeats row 0 alone and is followed by unknown rows may be another run: refused.
+Not detectable without the array: rows in another order, and a second process whose first row is not row 0.
 
 **The argmax bug** (`argmax_prob_logits`, `p_e`, `energy` and an unprefixed `A_o` overwritten by another probe). Three
 entailed tests; each failure is a proof, a pass is none:
@@ -30,7 +30,6 @@ import hashlib
 import json
 import os
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +37,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.checked import TrajectoryError, fail
+from toyld.trajectory._rows import align, first_occurrences, note_extra, refuse_two_runs, show
+from toyld.trajectory._sniff import sniff
 
-__all__ = ["Log", "Options", "read_log", "sniff"]
+__all__ = ["Log", "Options", "read_log"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -49,6 +50,8 @@ _LOGP = re.compile(r"logps_eval_([^/]+)/(.+)", re.DOTALL)
 _ARGMAX, _EXCEPT, _PE, _ENERGY, _A = "argmax_prob_logits", "except_argmax_prob_logits", "p_e", "energy", "A_o"
 _OVERWRITTEN = (_ARGMAX, _PE, _ENERGY, _A)  # one pass writes them, so they are wrong together
 _EPS32 = float(np.finfo(np.float32).eps)  # the released program computes in float32
+_MOST_KEYS, _MOST_SETS = 512, 64  # the released programs write up to 50 keys, in one or two sets; time goes with both
+_PIECE = 1 << 16  # characters of a line that are looked at together
 _SUMS = 4 * _EPS32 * 2**9  # rounding of its sums over vocabularies of up to 2^18 tokens: √V eps, four of them
 
 
@@ -68,9 +71,9 @@ class Options(NamedTuple):
         for name in ("eval_every", "n_examples", "batch_size", "vocab_size"):
             value = 1 if getattr(self, name) is None and name in ("batch_size", "vocab_size") else getattr(self, name)
             if type(value) is not int or value < 1 or (name == "batch_size" and self.eval_every % value):
-                fail(f"a positive whole number {name}, batch_size dividing eval_every", _show(value), "correct it")
+                fail(f"a positive whole number {name}, batch_size dividing eval_every", show(value), "correct it")
         if not isinstance(self.rows, slice) or self.rows.step not in (None, 1):
-            fail("rows as slice(first, end), every row between", _show(self.rows), "select evaluations in the table")
+            fail("rows as slice(first, end), every row between", show(self.rows), "select evaluations in the table")
 
 
 class Log(NamedTuple):
@@ -89,26 +92,6 @@ class Log(NamedTuple):
         gap = np.full((len(self.examples_seen), len(self.example)), np.nan)
         full = {name: np.stack([a.get(probe, gap) for probe in probes], 1) for name, a in self.by_probe.items()}
         return probes, {name: values[None] for name, values in (full | self.by_step).items()}
-
-
-def _show(value: object, longest: int = 60) -> str:
-    text = ascii(value)
-    return text if len(text) <= longest else text[: longest - 3] + "..."
-
-
-def sniff(path: Path) -> str:
-    """Kind of a file by its first bytes, never by its name: authors, netcdf, npy, lfs or other."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except OSError as error:
-        fail("a readable file", f"{path.name}: {error.strerror}", "check the path")
-    magic = {b"version https://git-lfs": "lfs", b"\x93NUMPY": "npy", b"CDF\x01": "netcdf", b"CDF\x02": "netcdf"}
-    for start, kind in magic.items():
-        if head.startswith(start):
-            return kind
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return "authors" if text.startswith(b"{") and re.search(rb'"logps_eval_[^"/]+/', text) else "other"
 
 
 def _members(path: Path) -> tuple[Path, list[Path], list[Path], bool]:
@@ -133,7 +116,7 @@ def _members(path: Path) -> tuple[Path, list[Path], list[Path], bool]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
-        fail("every key once in a row", f"a repeated key among {_show([k for k, _ in pairs])}", "repair the log")
+        fail("every key once in a row", f"a repeated key among {show([k for k, _ in pairs])}", "repair the log")
     return dict(pairs)
 
 
@@ -148,6 +131,8 @@ def _rows(path: Path) -> tuple[list[dict[str, float]], list[tuple[int, bool]]]:
     for raw in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         text, at = raw.decode("utf-8", "replace").strip(), 0
         while at < len(text):
+            if at > _PIECE:  # an error of the decoder counts lines from the start: keep that near
+                text, at = text[at:], 0
             try:
                 value, end = decoder.raw_decode(text, at)
             except TrajectoryError:
@@ -157,14 +142,14 @@ def _rows(path: Path) -> tuple[list[dict[str, float]], list[tuple[int, bool]]]:
                 broken.append((len(rows), end > 0 and "}" not in text[at:end]))
                 at = end if end > 0 else len(text)
                 continue
-            at = end + len(text[end:]) - len(text[end:].lstrip())
+            at = re.compile(r"\s*").match(text, end).end()  # type: ignore[union-attr]
             if not isinstance(value, dict):
                 broken.append((len(rows), False))
                 continue
             for key, number in value.items():
                 good = type(number) is float or (type(number) is int and number.bit_length() < 1000)
                 if not good or "\ufffd" in key:
-                    got = f"row {len(rows)}, key {_show(key)} = {_show(number)}"
+                    got = f"row {len(rows)}, key {show(key)} = {show(number)}"
                     fail("numbers (double precision) under UTF-8 keys", got, "repair the log")
             rows.append({key: float(number) for key, number in value.items()})
     if not rows:
@@ -172,91 +157,15 @@ def _rows(path: Path) -> tuple[list[dict[str, float]], list[tuple[int, bool]]]:
     return rows, broken
 
 
-def _first_occurrences(table: Floats, present: Bools, chosen: int) -> tuple[list[int], list[int]]:
-    """(row numbers that are new, per row the place among them of its first occurrence); equal = to the last bit."""
-    new: list[int] = []
-    label: list[int] = []
-    seen: dict[bytes, list[int]] = {}
-    for i, row in enumerate(table):
-        places = seen.setdefault(row[chosen].tobytes(), [])
-        for k in places:
-            both = present[i] & present[new[k]]
-            if np.array_equal(row[both], table[new[k]][both], equal_nan=True):
-                label.append(k)
-                break
-        else:
-            places.append(len(new))
-            label.append(len(new))
-            new.append(i)
-    return new, label
-
-
-def _refuse_two_runs(new: list[int], label: list[int]) -> None:
-    """A start that repeats row 0 but not row 1, with unknown rows behind it, may be another run."""
-    starts = [i for i, k in enumerate(label) if k == 0 and i > 0] + [len(label)]
-    for start, end in pairwise(starts):
-        inside = range(start + 1, end)
-        if len(new) > 1 and new[1] < start and set(inside) & set(new) and all(label[i] != 1 for i in inside):
-            got = f"row {start} starting again from row 0 and unknown rows behind it, its own or the first's"
-            fail("one run per log", got, f"keep one run in the file or read a part with rows=slice({start}, None)")
-
-
-def _note_extra(label: list[int], extra: list[int], notes: Notes, proof: str) -> None:
-    """Note the rows left out; they are interleaved where the run goes on behind them (label −1 = no row of it)."""
-    before, foreign, inside = -1, False, False
-    for k in label:
-        if k < 0:
-            foreign = before >= 0
-        else:
-            inside |= before >= 0 and (k > before + 1 or (foreign and k == before + 1))
-            before, foreign = k, False
-    code, why = "duplicate-rows", "come from other starts, repeated writing or a model that did not move"
-    if inside:
-        code, why = "interleaved-rows", "were written by another process between this run's own"
-    if extra:
-        notes.append((code, f"rows {_show(extra, 200)} of {len(label)} (counted from 0) {why}: left out{proof}"))
-
-
 def _array(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy raises many kinds on bad bytes
-        fail("a numeric .npy array", f"{path.name} ({_show(str(error))})", "remove it or put the real one there")
+        fail("a numeric .npy array", f"{path.name} ({show(str(error))})", "remove it or put the real one there")
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 3 or 0 in array.shape:
         got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         fail("floats [checkpoint, metric, example]", f"{path.name} with {got}", "remove it or put the real one there")
     return array
-
-
-def _align(array: NDArray[Any], table: Floats, present: Bools) -> tuple[list[int], list[int]] | None:
-    """(the array's columns as columns of the table, per row of the table its checkpoint or −1), or None."""
-    means = array.mean(2, dtype=np.float64)
-    eps = max(np.finfo(array.dtype).eps, np.finfo(np.float64).eps)
-    rounding = array.shape[2] * float(eps) * np.abs(array).mean(2, dtype=np.float64)
-    for layout in sorted({tuple(np.flatnonzero(p).tolist()) for p in present}):
-        if len(layout) != array.shape[1]:
-            continue
-        rows = np.array([tuple(np.flatnonzero(p).tolist()) == layout for p in present])
-
-        def same(m: int, k: int, rows: Bools = rows) -> Bools:
-            a, b = means[:, m, None], table[None, :, k]
-            return np.asarray(((np.abs(a - b) <= rounding[:, m, None]) | (~np.isfinite(a) & ~np.isfinite(b))) & rows)
-
-        order = list(layout)
-        hit = np.logical_and.reduce([same(m, k) for m, k in enumerate(order)])
-        if not hit.any():  # another version of the program: the order is the one that fits the numbers
-            from scipy.optimize import linear_sum_assignment
-
-            fits = np.array([[same(m, k).any(1).sum() for k in layout] for m in range(len(layout))])
-            order = [layout[k] for k in linear_sum_assignment(fits, maximize=True)[1]]
-            hit = np.logical_and.reduce([same(m, k) for m, k in enumerate(order)])
-        if hit.any(1).all() or hit.any(0)[rows].all():  # every checkpoint has its row, or every row its checkpoint
-            label: list[int] = []
-            for i in range(len(table)):
-                places = np.flatnonzero(hit[:, i]).tolist()
-                label.append(next((t for t in places if t not in label), places[0] if places else -1))
-            return order, label
-    return None
 
 
 def _bug(columns: dict[str, Floats], logps: dict[str, str], peaks: dict[str, str], per_example: bool) -> str | None:
@@ -301,7 +210,7 @@ def _named(columns: dict[str, Floats], chosen: str, notes: Notes, per_example: b
         notes.append(("non-finite-rows", text))
     for key, values in columns.items():
         if count := int((~np.isfinite(values)).sum()):
-            notes.append(("non-finite-rows", f"{count} of {values.size} values of {_show(key)} not finite or missing"))
+            notes.append(("non-finite-rows", f"{count} of {values.size} values of {show(key)} not finite or missing"))
             columns[key] = np.where(np.isfinite(values), values, np.nan)
     logps = {match[2]: key for key in columns if (match := _LOGP.fullmatch(key))}
     peaks = {key.removesuffix("_A_o"): key for key in columns if key.endswith("_A_o") and key != "_A_o"}
@@ -331,7 +240,7 @@ def _named(columns: dict[str, Floats], chosen: str, notes: Notes, per_example: b
     for key in [key for key in columns if key not in logps.values()]:  # other programs' keys
         name = "eval_" + re.sub(r"[^A-Za-z0-9_]", "_", key)
         if name in by_step:
-            fail("keys that differ in letters, digits or _", _show(key), "rename it in the log")
+            fail("keys that differ in letters, digits or _", show(key), "rename it in the log")
         by_step[name] = columns[key].mean(1)
     steps, examples = columns[chosen].shape
     attrs: dict[str, str | int] = {"n_examples": examples if per_example else options.n_examples}
@@ -350,10 +259,14 @@ def read_log(path: Path, options: Options) -> Log:
     keys = list(dict.fromkeys(key for row in means for key in row))
     sets = sorted({match[1] for key in keys if (match := _LOGP.fullmatch(key))})
     if len(sets) != 1:
-        fail("rows of one probing set (keys logps_eval_SET/PROBE)", _show(sets), "keep one set's rows, or other rows")
+        fail("rows of one probing set (keys logps_eval_SET/PROBE)", show(sets), "keep one set's rows, or other rows")
     chosen = f"logps_eval_{sets[0]}/chosen"
     if lacking := [i for i, row in enumerate(means) if chosen not in row]:
-        fail(f"{chosen} in every row", f"none in rows {_show(lacking)}", "repair the log")
+        fail(f"{chosen} in every row", f"none in rows {show(lacking)}", "repair the log")
+    different = len({frozenset(row) for row in means})
+    if len(keys) > _MOST_KEYS or different > _MOST_SETS:
+        got = f"{len(keys)} in {different} sets"
+        fail(f"at most {_MOST_KEYS} keys, in {_MOST_SETS} sets", got, "keep the rows of one program")
     present = np.array([[key in row for key in keys] for row in means])
     table = np.array([[row.get(key, np.nan) for key in keys] for row in means])
     if broken:
@@ -366,30 +279,30 @@ def read_log(path: Path, options: Options) -> Log:
         except TrajectoryError as error:
             refused.append(str(error))
             continue
-        if (aligned := _align(array, table, present)) is None:
+        if (aligned := align(array, table, present)) is None:
             refused.append(f"{file.name} {array.shape}, whose means fit no columns of the {len(means)} JSON rows")
             continue
         order, label = aligned
         columns = {keys[k]: np.array(array[:, order.index(k)], np.float64) for k in sorted(order)}
         digest[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-        extra = [i for i, t in enumerate(label) if t < 0 or t in label[:i]]
-        _note_extra(label, extra, notes, ", they are not in the array per example")
+        kept = {t: i for i, t in reversed(list(enumerate(label)))}
+        extra = [i for i, t in enumerate(label) if t < 0 or kept[t] != i]
+        note_extra(label, extra, notes, ", they are not in the array per example")
         if missing := sorted(set(range(len(array))) - set(label)):
-            text = f"checkpoints {_show(missing)} have no complete JSON row: taken from the array per example"
+            text = f"checkpoints {show(missing)} have no complete JSON row: taken from the array per example"
             notes.append(("non-finite-rows", text))
         break
     per_example = bool(columns)
     if refused and not per_example and alone:  # beside several logs the array may be another's
         fail("an array per example that belongs to the JSON", "; ".join(refused), "fetch the right one or remove it")
     if not per_example:
-        new, label = _first_occurrences(table, present, keys.index(chosen))
-        _refuse_two_runs(new, label)
+        new, label = first_occurrences(table, present)
+        refuse_two_runs(new, label)
         for b, killed in broken:  # a row lost inside the run would shift all later steps
             if b < len(label) and not (killed and label[b] == 0):
-                fail(
-                    "complete JSON rows", f"a broken piece before row {b}, inside the run", "repair it (steps are rows)"
-                )
-        _note_extra(label, sorted(set(range(len(label))) - set(new)), notes, "")
+                got = f"a broken piece before row {b}, inside the run"
+                fail("complete JSON rows", got, "repair it (steps are rows)")
+        note_extra(label, sorted(set(range(len(label))) - set(new)), notes, "")
         columns = {key: table[new, k, None] for k, key in enumerate(keys)}
         notes.append(("means-only", "no array per example: each value is a mean over the probing set"))
     log = _named(columns, chosen, notes, per_example, options)

@@ -1,0 +1,560 @@
+"""Run claims: a run where each must hold, one where it must be refuted, one of which it says nothing; statistics."""
+
+import doctest
+import importlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toyld import claims, scoreboard
+from toyld.checked import BadInput
+from toyld.claims import preference, published
+from toyld.claims.runs import (
+    ALPHA,
+    Effect,
+    RunClaim,
+    RunResult,
+    Trial,
+    decide,
+    evaluate_on,
+    peaked,
+    ranked,
+    summary,
+    try_on,
+)
+from toyld.trajectory import read_authors, trajectory
+
+RUN_CLAIMS = {id: c for id, c in claims.every().items() if isinstance(c, RunClaim)}
+N = 24
+
+
+def table(stage, means, argmax=None, *, arm="unknown", seeds=1, n=N, times=None, names=None, noise=0.05, **attrs):
+    """A run whose probes have these mean curves; examples differ in level, and by a little in their changes."""
+    rng = np.random.default_rng(7)
+    steps = len(next(iter(means.values())))
+
+    def spread(curve):
+        level = rng.normal(0.0, 3.0, (seeds, 1, n))
+        return np.asarray(curve, float)[None, :, None] + level + rng.normal(0.0, noise, (seeds, steps, n))
+
+    logp = np.stack([spread(curve) for curve in means.values()], axis=2)
+    variables = {"logp": logp}
+    if argmax is not None:
+        top = np.full_like(logp, np.nan)
+        top[:, :, list(means).index("chosen")] = spread(argmax)
+        variables["argmax_logp"] = top
+    times = list(range(0, 1000 * steps, 1000)) if times is None else times
+    return trajectory(
+        variables, step=times, examples_seen=times, probe=list(means), seed=range(seeds), stage=stage, arm=arm,
+        example=[f"e{i}" for i in range(n)] if names is None else names, attrs=attrs,
+    )  # fmt: skip
+
+
+UP, DOWN, FLAT = [-90.0, -85.0, -80.0, -75.0], [-90.0, -95.0, -100.0, -105.0], [-90.0] * 4
+BELL, FAR = [-90.0, -80.0, -82.0, -95.0], [-90.0, -110.0, -130.0, -150.0]
+TOP_UP, TOP_DOWN = [-50.0, -45.0, -40.0, -35.0], [-50.0, -52.0, -54.0, -56.0]
+
+
+def sft(argmax=None, **means):
+    return table("sft", {"chosen": UP, **means}, argmax)
+
+
+def dpo(argmax=None, arm="unknown", attrs=None, **means):
+    return table("dpo", {"chosen": FLAT, **means}, argmax, arm=arm, **(attrs or {}))
+
+
+def sft_of(model, **means):
+    return table("sft", {"chosen": UP, **means}, model=model)
+
+
+OBSERVED = ("rejected", "chosen_initial", "irr_test", "irr_hum")
+SAME = [-151.98] * 3
+
+
+def at_the_checkpoint(first, last):
+    """Units that mean exactly CHECKPOINT in chosen, and an argmax path from first to last."""
+    ds = table("dpo", {"chosen": SAME}, np.linspace(first, last, 3), noise=0.01)
+    ds["logp"] = ds.logp * 0 - 151.98
+    return ds.assign(argmax_logp=ds.argmax_logp * 0 + np.linspace(first, last, 3)[None, :, None, None])
+
+
+# id -> (where it holds, where it is refuted, where it says nothing and a word of the reason)
+CASES = {
+    "supervised.chosen-rises": (
+        [sft()],
+        [table("sft", {"chosen": [-90.0, -80.0, -81.0, -70.0]})],
+        ([dpo()], "a run of stage dpo"),
+    ),
+    "supervised.similar-bell": (
+        [sft(rejected=BELL, chosen_gptformat=BELL)],
+        [sft(rejected=BELL, chosen_gptformat=UP)],
+        ([sft(irr_hum=BELL)], "none measured of chosen_initial"),
+    ),
+    "supervised.other-answers-rise": ([sft(irr_train=UP)], [sft(irr_train=DOWN)], ([sft()], "not measured: irr_train")),
+    "supervised.untaught-rise-less": (
+        [sft(irr_train=UP, irr_test=FLAT)],
+        [sft(irr_train=FLAT, irr_test=UP)],
+        ([sft(irr_train=UP)], "not measured: irr_test"),
+    ),
+    "supervised.shuffled-fall": (
+        [sft(random_permute=DOWN, random_nonhum=FAR)],
+        [sft(random_permute=DOWN, random_nonhum=UP)],
+        ([sft()], "none measured of random_permute"),
+    ),
+    "supervised.argmax-rises-too": ([sft(TOP_UP)], [sft(TOP_DOWN)], ([sft()], "argmax along the chosen contexts")),
+    "supervised.extend-lifts-rejected": (
+        [table("sft", {"chosen": UP, "rejected": UP}, arm="extend")],
+        [table("sft", {"chosen": UP, "rejected": DOWN}, arm="extend")],
+        ([sft(rejected=UP)], "its arm is not recorded"),
+    ),
+    "supervised.trends-everywhere": (
+        [sft_of("a", irr_train=UP), sft_of("b", random_permute=DOWN), dpo()],
+        [sft_of("a", irr_train=UP), sft_of("b", irr_train=DOWN)],
+        ([sft_of("a"), sft_of("a")], "SFT runs of 1 known model"),
+    ),
+    "preference.observed-fall": (
+        [dpo(**dict.fromkeys(OBSERVED, DOWN))],  # chosen is the one that does not
+        [dpo(**dict.fromkeys(OBSERVED, DOWN) | {"irr_test": UP, "rejected": UP})],
+        ([dpo(rejected=DOWN)], "2 response(s) measured"),
+    ),
+    "preference.chosen-outlasts-rephrases": (
+        [dpo(chosen_gptsemantic=DOWN, chosen_gptformat=FAR)],
+        [dpo(chosen_gptsemantic=UP, chosen_gptformat=FAR)],
+        ([dpo()], "none measured of chosen_selfr"),
+    ),
+    "preference.rejected-leads-rephrases": (
+        [dpo(rejected=FAR, reject_gptsemantic=DOWN)],
+        [dpo(rejected=DOWN, reject_gptsemantic=FAR)],
+        ([dpo(reject_gptformat=DOWN)], "not measured: rejected"),
+    ),
+    "preference.margin-grows": ([dpo(rejected=DOWN)], [dpo(rejected=UP)], ([dpo()], "not measured: rejected")),
+    "preference.argmax-rises": ([dpo(TOP_UP)], [dpo(TOP_DOWN)], ([dpo()], "argmax along the chosen contexts")),
+    "preference.argmax-rises-faster-than-sft": (
+        [dpo([-50.0, -40.0, -30.0, -20.0]), sft()],
+        [dpo([-50.0, -49.0, -48.0, -47.0]), sft()],
+        ([dpo(TOP_UP), table("sft", {"chosen": UP}, names=[f"x{i}" for i in range(N)])], "other examples"),
+    ),
+    "preference.chosen-falls": (
+        [table("dpo", {"chosen": DOWN})],
+        [table("dpo", {"chosen": UP})],
+        ([table("unknown", {"chosen": DOWN})], "its stage is not recorded: state it"),
+    ),
+    "preference.longer-sft-squeezes-more": (
+        [dpo(TOP_UP, attrs={"sft_examples": 40000}), dpo(TOP_DOWN, attrs={"sft_examples": 10000})],
+        [dpo(TOP_DOWN, attrs={"sft_examples": 40000}), dpo(TOP_UP, attrs={"sft_examples": 10000})],
+        ([dpo(TOP_UP), dpo(TOP_DOWN)], "how long SFT lasted before is not recorded"),
+    ),
+    "preference.extend-slows-others": (
+        [dpo(arm="extend", rejected=FAR, irr_hum=DOWN), dpo(arm="baseline", rejected=DOWN, irr_hum=FAR)],
+        [dpo(arm="extend", rejected=DOWN, irr_hum=FAR), dpo(arm="baseline", rejected=FAR, irr_hum=DOWN)],
+        ([dpo(arm="extend", rejected=DOWN), dpo(arm="baseline", rejected=FAR)], "no other response measured"),
+    ),
+    "preference.extend-slows-argmax-early": (
+        [dpo([-50.0, -49.0, -30.0, -10.0], arm="extend"), dpo(TOP_UP, arm="baseline")],
+        [dpo([-50.0, -30.0, -40.0, -50.0], arm="extend"), dpo(TOP_UP, arm="baseline")],
+        ([dpo(TOP_UP, arm="baseline"), dpo(TOP_UP, arm="extend")], "its arm is baseline"),
+    ),
+    "preference.extend-lowers-total-argmax": (
+        [dpo([-50.0, -30.0, -35.0, -45.0], arm="extend"), dpo(TOP_UP, arm="baseline")],
+        [dpo([-50.0, -49.0, -30.0, -10.0], arm="extend"), dpo(TOP_UP, arm="baseline")],
+        (
+            [dpo(TOP_UP, arm="extend", attrs={"model": "a"}), dpo(TOP_UP, arm="baseline", attrs={"model": "b"})],
+            "models",
+        ),
+    ),
+    "preference.argmax-as-published": (
+        [at_the_checkpoint(-113.2, -62.8)],
+        [at_the_checkpoint(-61.6, -41.2)],
+        ([dpo(TOP_UP)], "another model than the one with −113"),
+    ),
+}
+
+
+def effect(id, tables):
+    one = RUN_CLAIMS[id]
+    assert one.premises(*tables) is None, one.premises(*tables)
+    return one.check(*tables)
+
+
+def trial(e):
+    """The verdict of one effect that is a family of its own."""
+    return decide({"x": [Trial(("r",), e)]})["x"][0].verdict
+
+
+@pytest.mark.parametrize("name", ["runs", "tables", "published"])
+def test_examples_of_docstrings_run(name):
+    failed, tried = doctest.testmod(importlib.import_module(f"toyld.claims.{name}"))
+    assert (failed, tried > 0) == (0, True)
+
+
+def test_every_run_claim_has_its_controls():
+    assert set(CASES) == set(RUN_CLAIMS)
+
+
+@pytest.mark.parametrize("id", CASES)
+def test_holds_where_it_must(id):
+    e = effect(id, CASES[id][0])
+    assert trial(e) == "holds"
+    assert 0.0 < e.low <= e.value <= e.high
+
+
+@pytest.mark.parametrize("id", CASES)
+def test_is_refuted_where_it_must_be(id):
+    e = effect(id, CASES[id][1])
+    assert trial(e) == "refuted"
+    assert e.low <= e.value <= e.high < 0.0
+
+
+@pytest.mark.parametrize("id", CASES)
+def test_says_why_it_does_not_apply(id):
+    tables, word = CASES[id][2]
+    reason = RUN_CLAIMS[id].premises(*tables)
+    assert word in (reason or "")
+    assert "\n" not in reason
+    result = evaluate_on(RUN_CLAIMS[id], {f"r{i}": ds for i, ds in enumerate(tables)})
+    assert reason in [t.why for t in result.trials]
+
+
+@pytest.mark.parametrize("id", CASES)
+@pytest.mark.parametrize("where", [0, 1])
+def test_the_order_of_examples_changes_nothing(id, where):
+    tables = CASES[id][where]
+    before = effect(id, tables)
+    order = np.random.default_rng(3).permutation(N)
+    after = effect(id, [tables[0].isel(example=order), *tables[1:]])  # of one run alone: pairs are matched by name
+    for name in ("value", "low", "high", "p", "below"):
+        assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-9, abs=1e-12), name
+    assert after.n == before.n == N
+
+
+@pytest.mark.parametrize("id", [id for id, c in RUN_CLAIMS.items() if c.takes == "run"])
+def test_with_several_seeds_the_seeds_are_the_units(id):
+    (ds,) = CASES[id][0]
+    shifted = [ds.assign_coords(seed=np.array([s], np.int32)) for s in range(3)]
+    import xarray as xr
+
+    several = xr.concat(shifted, "seed", data_vars="minimal", coords="minimal", compat="override", join="exact")
+    e = effect(id, [several])
+    assert e.n == 3
+    assert e.value == pytest.approx(effect(id, [ds]).value)
+
+
+def test_a_mean_without_its_examples_is_shown_and_gives_no_verdict():
+    ds = table("dpo", {"chosen": DOWN}, n=1, names=["mean"])
+    (one,) = try_on(RUN_CLAIMS["preference.chosen-falls"], {"r": ds})
+    assert one.effect.value == pytest.approx(15.0, abs=0.2)
+    assert not one.tested
+    assert "no interval" in one.why
+    assert summary(decide({"x": [one]})["x"]) == "undecided"
+    shown = scoreboard.words("trend", scoreboard.cell(RunResult(RUN_CLAIMS["preference.chosen-falls"], (one,))))
+    assert shown == "undecided (means only)"
+
+
+def test_probes_that_are_missing_or_partly_measured_are_left_out():
+    whole = sft(rejected=BELL, chosen_gptformat=BELL)
+    fewer = effect("supervised.similar-bell", [sft(rejected=BELL)])
+    assert trial(fewer) == "holds"
+    holes = whole.copy(deep=True)
+    holes.logp[0, :, 1, :5] = np.nan  # five examples of one probe were never measured
+    assert effect("supervised.similar-bell", [holes]).n == N - 5
+    late = whole.copy(deep=True)
+    late.logp[0, 2, 1] = np.nan  # one evaluation without that probe
+    assert trial(effect("supervised.similar-bell", [late])) == "holds"
+
+
+def test_parts_of_chosen_and_paths_are_no_observed_responses():
+    means = dict.fromkeys(OBSERVED, DOWN)
+    extra = dpo(**means, chosen_half=UP, chosen_quarter=UP, argmax=UP)
+    assert effect("preference.observed-fall", [extra]).value == pytest.approx(15.0, abs=0.5)
+
+
+def test_early_is_the_first_step_and_total_the_whole_run():
+    pair = [dpo([-50.0, -49.0, -30.0, -10.0], arm="extend"), dpo(TOP_UP, arm="baseline")]
+    assert effect("preference.extend-slows-argmax-early", pair).value == pytest.approx(5.0 - 1.0, abs=0.1)
+    assert effect("preference.extend-lowers-total-argmax", pair).value == pytest.approx(15.0 - 40.0, abs=0.1)
+    others = [dpo(arm="extend", irr_hum=DOWN, chosen_half=FAR), dpo(arm="baseline", irr_hum=FAR, chosen_half=DOWN)]
+    assert effect("preference.extend-slows-others", others).value == pytest.approx(60.0 - 15.0, abs=0.1)
+
+
+def test_an_argmax_of_other_contexts_is_refused():
+    reason = RUN_CLAIMS["preference.argmax-rises"].premises(dpo([-95.0, -80.0, -70.0, -60.0]))
+    assert "measured along other contexts" in reason
+
+
+def test_a_log_that_starts_late_is_refused():
+    ds = dpo(rejected=DOWN).assign_attrs(has_step0=0)
+    assert "after the first update" in RUN_CLAIMS["preference.margin-grows"].premises(ds)
+
+
+def test_runs_are_compared_at_the_same_number_of_examples():
+    slow = table("sft", {"chosen": [-90.0, -87.5, -85.0, -82.5, -80.0, -77.5, -75.0]}, times=list(range(0, 3500, 500)))
+    # Both rise by 5 in 1,000 examples; evaluation by evaluation SFT would seem slower.
+    e = effect("preference.argmax-rises-faster-than-sft", [dpo(TOP_UP), slow])
+    assert abs(e.value) < 0.2
+    apart = table("sft", {"chosen": UP}, times=[1, 2, 3, 4])
+    assert "share no two evaluations" in RUN_CLAIMS["preference.argmax-rises-faster-than-sft"].premises(
+        dpo(TOP_UP), apart
+    )
+
+
+# -- the statistics
+
+
+def normal(rng, *means, n=20):
+    return [rng.normal(m, 1.0, n) for m in means]
+
+
+def test_holm_keeps_the_error_of_a_family_of_nulls():
+    """40 null cells, compound ones among them: at most 5 % of families may say holds or refuted anywhere."""
+    rng, wrong, naive, families = np.random.default_rng(0), 0, 0, 200
+    for _ in range(families):
+        effects = [ranked(normal(rng, 0.0)) for _ in range(25)]
+        effects += [ranked(normal(rng, 0.0, 5.0), 1) for _ in range(10)]
+        effects += [ranked(normal(rng, -5.0, 0.0, 5.0), 2) for _ in range(5)]
+        found = decide({str(i): [Trial((str(i),), e)] for i, e in enumerate(effects)})
+        wrong += any(ts[0].verdict != "undecided" for ts in found.values())
+        naive += any(e.two_sided <= ALPHA for e in effects)
+    assert wrong / families <= 0.05 + 3.0 * (0.05 * 0.95 / families) ** 0.5
+    assert naive / families > 0.5, "without the correction most families err: the bound above can fail"
+
+
+def noisy_inside(rng):
+    """Ends without noise: every inner evaluation is a test of its own, so the best of ten needs its correction."""
+    x = rng.normal(0.0, 1.0, (12, 20))
+    x[[0, -1]] = 0.0
+    return x
+
+
+NULLS = {  # statements that are just not true: the true value is 0
+    "mean": lambda rng: ranked(normal(rng, 0.0)),
+    "every of three": lambda rng: ranked(normal(rng, 0.0, 0.0, 0.0)),
+    "every, one at 0": lambda rng: ranked(normal(rng, 0.0, 9.0, 9.0)),
+    "all but one, one at 0": lambda rng: ranked(normal(rng, -9.0, 0.0, 9.0, 9.0), 2),
+    "all but one, all at 0": lambda rng: ranked(normal(rng, 0.0, 0.0, 0.0, 0.0), 2),
+    "flat curve": lambda rng: peaked([rng.normal(0.0, 1.0, (6, 20))]),
+    "ten independent inner evaluations": lambda rng: peaked([noisy_inside(rng)]),
+    "one inner evaluation below all": lambda rng: peaked(
+        [rng.normal(0.0, 1.0, (4, 20)) + np.array([[0], [0], [-9], [0]])]
+    ),
+    "a rise and then a plateau": lambda rng: peaked([rng.normal(0.0, 1.0, (4, 20)) + np.array([[0], [9], [9], [9]])]),
+}
+
+
+@pytest.mark.parametrize("what", NULLS)
+def test_p_values_and_intervals_err_as_rarely_as_stated(what):
+    rng, n = np.random.default_rng(1), 400
+    effects = [NULLS[what](rng) for _ in range(n)]
+    slack = 3.0 * (0.025 * 0.975 / n) ** 0.5
+    assert np.mean([e.p <= 0.025 for e in effects]) <= 0.025 + slack
+    assert np.mean([e.below <= 0.025 for e in effects]) <= 0.025 + slack
+    if "all but" in what or "every" in what or what == "mean":  # of a peak the value is ≥ 0 by the choice of the best
+        assert np.mean([e.low <= 0.0 <= e.high for e in effects]) >= 0.95 - 3.0 * (0.05 * 0.95 / n) ** 0.5
+
+
+def test_an_interval_is_an_inverted_test():
+    """low > 0 exactly if p < 2.5 %, high < 0 exactly if p_below < 2.5 %, also for compound statements."""
+    rng, seen = np.random.default_rng(2), set()
+    for _ in range(200):
+        for rank, k in ((1, 1), (1, 3), (2, 4)):
+            e = ranked(normal(rng, *rng.normal(0.0, 0.5, k), n=12), rank)
+            assert (e.low > 0.0) == (e.p < 0.025), e
+            assert (e.high < 0.0) == (e.below < 0.025), e
+            seen.add((rank, k, e.low > 0.0, e.high < 0.0))
+    assert len(seen) >= 7, seen
+
+
+@settings(max_examples=25)
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=3, max_size=6), min_size=1, max_size=4))
+def test_all_but_one_is_never_harder_than_every(parts):
+    arrays = [np.array(part) for part in parts]
+    every = ranked(arrays)
+    assert every.value == pytest.approx(min(a.mean() for a in arrays))
+    if len(arrays) > 1:
+        assert ranked(arrays, 2).value >= every.value
+
+
+def test_a_rank_beyond_the_parts_is_refused():
+    with pytest.raises(ValueError, match="expected a rank in 1 … 1, got 2"):
+        ranked([np.array([1.0, 2.0])], 2)
+
+
+SUMMARIES = [
+    (["holds", "holds"], "holds"),
+    (["refuted"], "refuted"),
+    (["holds", "refuted", "undecided"], "conditional"),
+    (["holds", "undecided"], "undecided"),
+    (["refuted", "undecided"], "undecided"),
+    ([], "not run"),
+]
+
+
+@pytest.mark.parametrize(("verdicts", "want"), SUMMARIES)
+def test_one_verdict_over_runs(verdicts, want):
+    e = Effect(1.0, 0.5, 1.5, 9, 0.01)
+    trials = [Trial((str(i),), e, verdict=v) for i, v in enumerate(verdicts)]
+    assert summary(trials) == want
+    refused = Trial(("x",), None, "no argmax", "not applicable")
+    if trials:
+        assert summary([*trials, refused]) == want
+    assert summary([refused]) == "not applicable"
+
+
+def test_hold_raises_with_its_runs_and_numbers():
+    with pytest.raises(AssertionError, match=r"expected 'holds', got 'refuted'") as raised:
+        claims.hold("preference.margin-grows", runs={"mine": dpo(rejected=UP)})
+    assert "mine: -14.99 nats" in str(raised.value)
+    assert claims.hold("preference.margin-grows", runs={"mine": dpo(rejected=DOWN)}).verdict == "holds"
+    assert claims.hold("supervised.shuffled-fall", runs={"mine": dpo(rejected=DOWN)}).verdict == "open"
+    with pytest.raises(AssertionError, match=r"got 'not run' \(neither the runs nor recorded"):
+        claims.hold("preference.margin-grows", runs={})
+
+
+# -- the released logs
+
+
+@pytest.fixture
+def fresh():
+    """Outcomes are cached by folder; tests that change what lies there start and leave without."""
+    published.outcomes.cache_clear()
+    yield
+    published.outcomes.cache_clear()
+
+
+def verdicts(outcome):
+    return {id: result.summary for id, result in outcome.items()}
+
+
+def test_the_evidence_gives_the_verdicts_it_states(fresh):
+    known = published.evidence()
+    assert known["schema"] == 1
+    assert known["claims"] == list(known["results"]) == [id for id in known["claims"] if id in RUN_CLAIMS]
+    assert set(known["claims"]) == set(RUN_CLAIMS)
+    assert len(json.dumps(known)) < 200_000
+    assert {d for one in published.RELEASED.values() for d in one.files} == set(known["data"].values())
+    for key in ("command", "date", "hardware", "versions", "seeds", "size", "device_seconds", "commit", "dirty"):
+        assert key in known
+    outcome = published.outcomes(None)
+    for id, one in known["results"].items():
+        assert outcome[id].summary == one["verdict"], id
+        assert outcome[id].recorded["date"] == known["date"]
+        e = outcome[id].effect
+        assert (one["effect"] is None) == (e is None)
+        if e is not None:
+            assert (e.value, e.n) == (one["effect"], one["n"])
+        assert all(set(run) == {"runs", "value", "low", "high", "n", "p", "p_below"} for run in one["per_run"])
+
+
+def test_the_released_logs_give_what_is_recorded(data, fresh):
+    known, now = published.evidence(), published.outcomes(str(data))
+    if missing := set(published.RELEASED) - set(published.find(str(data))):
+        pytest.skip(f"not all released logs are there: {sorted(missing)}")
+    for id, one in known["results"].items():
+        assert now[id].recorded is None
+        assert now[id].summary == one["verdict"], id
+        computed = {t.runs: t.effect for t in now[id].trials if t.effect is not None}
+        assert set(computed) == {tuple(run["runs"]) for run in one["per_run"]}, id
+        for run in one["per_run"]:
+            for name in ("value", "low", "high", "p"):
+                got, want = getattr(computed[tuple(run["runs"])], name), run[name]
+                if want is None:
+                    assert np.isnan(got)
+                else:
+                    assert got == pytest.approx(want, rel=1e-6, abs=1e-300), (id, run["runs"], name)
+        refused = {tuple(names) for arranged in one["not_applicable"].values() for names in arranged}
+        assert refused == {t.runs for t in now[id].trials if t.effect is None}, id
+
+
+def linked(data, folder, keep):
+    """The logs of these names under names that say nothing."""
+    for i, name in enumerate(keep):
+        there = folder / "runs" / "authors" / f"x{i}"
+        there.mkdir(parents=True)
+        for j, file in enumerate(sorted((data / "runs" / "authors" / name).iterdir())):
+            (there / f"{j}.dat").symlink_to(file)
+    return str(folder)
+
+
+def test_names_of_files_and_folders_change_nothing(data, tmp_path, fresh):
+    if not set(published.find(str(data))) >= set(published.RELEASED):
+        pytest.skip("not all released logs are there")
+    renamed = published.outcomes(linked(data, tmp_path, reversed(published.RELEASED)))
+    before = published.outcomes(str(data))
+    assert verdicts(renamed) == verdicts(before)
+    assert renamed["preference.margin-grows"].effect == before["preference.margin-grows"].effect
+
+
+def test_what_is_not_there_is_taken_from_the_record(data, tmp_path, fresh):
+    keep = "pythia410_baseline_sft_verify_argmax_bug"
+    if keep not in published.find(str(data)):
+        pytest.skip(f"{keep} is not there")
+    part, none = published.outcomes(linked(data, tmp_path, [keep])), published.outcomes(None)
+    assert verdicts(part) == verdicts(none)
+    (one,) = [t for t in part["supervised.chosen-rises"].trials if t.effect is not None]
+    assert not one.recorded
+    assert part["preference.margin-grows"].recorded is not None
+
+
+def test_another_content_is_no_released_log_whatever_its_name(tmp_path, fresh):
+    there = tmp_path / "runs" / "authors" / "pythia410_baseline_dpo_checkbug"
+    there.mkdir(parents=True)
+    rows = [json.dumps({"logps_eval_prob_train/chosen": -100.0 + k}) for k in range(4)]
+    (there / "prob_train_metrics.json").write_text("\n".join(rows) + "\n")
+    assert published.find(str(tmp_path)) == {}
+    assert verdicts(published.outcomes(str(tmp_path))) == verdicts(published.outcomes(None))
+
+
+def test_without_logs_and_record_nothing_is_run(monkeypatch, fresh):
+    monkeypatch.setattr(published, "EVIDENCE", "nothing.json")
+    assert set(verdicts(published.outcomes(None)).values()) == {"not run"}
+
+
+def test_a_record_with_a_gap_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("TOYLD_DATA", str(tmp_path))
+    with pytest.raises(BadInput, match="expected all released logs under"):
+        scoreboard.record(tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_record_is_written_by_its_command(data, monkeypatch, tmp_path, fresh):
+    if not set(published.find(str(data))) >= set(published.RELEASED):
+        pytest.skip("not all released logs are there")
+    monkeypatch.setenv("TOYLD_DATA", str(data))
+    scoreboard.record(tmp_path / "out.json")
+    made, known = json.loads((tmp_path / "out.json").read_text()), published.evidence()
+    assert {id: r["verdict"] for id, r in made["results"].items()} == {
+        id: r["verdict"] for id, r in known["results"].items()
+    }
+    assert made["data"] == known["data"]
+
+
+PUBLISHED = {  # run, claim -> value in nats, from the published tables of these logs
+    ("pythia410_baseline_sft_verify_argmax_bug", "supervised.argmax-rises-too"): -44.5 + 61.6,
+    ("pythia410m_baseline_dpo_checkbug_5e7", "preference.argmax-rises"): 20.4,
+    ("prob_pythia410m_dpo", "preference.chosen-falls"): -152.0 + 146.3,
+    ("prob_pythia410m_dpo", "preference.margin-grows"): (-146.3 + 197.6) - (-152.0 + 121.4),
+    ("verifyargmax_pythia1b_dpo_ep10_chosen", "preference.margin-grows"): (-139.0 + 291.8) - (-132.3 + 103.6),
+}
+
+
+@pytest.mark.parametrize(("run", "id"), PUBLISHED)
+def test_the_published_changes_are_reproduced(run, id, fresh):
+    (one,) = [t for t in published.outcomes(None)[id].trials if t.runs == (run,)]
+    assert one.effect.value == pytest.approx(PUBLISHED[run, id], abs=0.2)
+
+
+def test_the_published_argmax_is_that_of_other_contexts(data):
+    """F1: −113 starts the log with the bug, −61.6 the same checkpoint's log without it."""
+    folder = data / "runs" / "authors"
+    wrong = read_authors(folder / "prob_pythia410m_dpo", stage="dpo", keep_buggy_argmax=True)
+    right = read_authors(folder / "pythia410_baseline_dpo_checkbug_5e7", stage="dpo")
+    first, last = preference.published_path(wrong, argmax="argmax_logp_as_logged")
+    assert first == pytest.approx(-113.54, abs=0.005)
+    assert abs(first - preference.PRINTED[0]) < preference.DIGIT
+    assert last == pytest.approx(-72.3, abs=0.05)  # the log that ends at −63 was never released
+    assert preference.published_path(right)[0] == pytest.approx(-61.56, abs=0.005)
+    claim = RUN_CLAIMS["preference.argmax-as-published"]
+    assert "argmax along the chosen contexts" in claim.premises(wrong)  # dropped by the reader: nothing to claim on
+    assert trial(claim.check(right)) == "refuted"

@@ -1,0 +1,198 @@
+"""`toyld diagnose`: exit codes, the file for programs, one line for bad input, the published runs."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+
+from toyld import cli, report
+from toyld.diagnosis import CLASSES, as_json, diagnose
+from toyld.report import command
+from toyld.trajectory import save, trajectory
+
+
+def toyld(capsys, *arguments):
+    """Exit code, stdout and stderr of `toyld diagnose …`, in process."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["diagnose", *(os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments)])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def table(path, *, chosen=-5.0, argmax=20.0):
+    n = 6
+    moved = np.linspace(0, 1, n)
+    values = {
+        "logp": (-90 + chosen * moved).reshape(1, n, 1, 1),
+        "argmax_logp": (-50 + argmax * moved).reshape(1, n, 1, 1),
+    }
+    save(trajectory(values, step=100 * np.arange(n), probe=["chosen"]), path)
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A squeezed run, a run of plain SFT, a file that holds no run."""
+    bad = tmp_path / "bad.bin"
+    bad.write_text("nothing")
+    return table(tmp_path / "one.nc"), table(tmp_path / "two.nc", chosen=40.0, argmax=10.0), bad
+
+
+def test_verdicts_stand_in_the_order_of_the_arguments_and_exit_is_0(capsys, tmp_path, runs):
+    path = tmp_path / "out.json"
+    code, out, err = toyld(capsys, runs[1], runs[0], "--json", path)
+    assert (code, err) == (0, "")
+    board = json.loads(path.read_text())
+    assert board["schema"] == 1
+    assert [(r["path"], r["verdict"], r["error"]) for r in board["runs"]] == [
+        (str(runs[1]), "sft-normal", None),
+        (str(runs[0]), "squeezing", None),
+    ]
+    assert "consistent with squeezing" in out
+
+
+def test_a_path_that_cannot_be_read_exits_2_and_the_others_are_written(capsys, tmp_path, runs):
+    path = tmp_path / "out.json"
+    page = tmp_path / "out.html"
+    code, out, err = toyld(capsys, runs[2], tmp_path / "gone", runs[0], "--json", path, "--html", page)
+    assert code == 2
+    bad, gone, good = json.loads(path.read_text())["runs"]
+    assert (bad["verdict"], gone["verdict"], good["verdict"]) == (None, None, "squeezing")
+    assert "expected" in bad["error"]
+    assert "\n" not in bad["error"] + gone["error"]
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert lines[0] == f"toyld: {runs[2]}: {bad['error']}"
+    assert "could not be read" in out
+    assert "Could not be read" in page.read_text()
+
+
+def test_a_run_that_was_not_read_has_every_key_of_one_that_was(tmp_path, runs):
+    good = as_json(diagnose(trajectory({"logp": [[[[-3.0]], [[-2.5]]]]}, step=[0, 10], probe=["chosen"])), path="p")
+    entry, empty = report.runs_as_json([("p", "why")])["runs"][0], {**good, "error": None}
+    assert list(entry) == list(empty)
+    assert set(entry["numbers"]) == set(good["numbers"])
+    assert set(entry["worst"]) == set(good["worst"])
+    for key, value in entry.items():
+        assert key in ("path", "error") or not value or set(value.values()) == {None}
+
+
+def test_fail_on_exits_1_for_its_classes_alone_and_2_wins(capsys, runs):
+    assert toyld(capsys, *runs[:2], "--fail-on", "divergence,displacement")[0] == 0
+    code, _, err = toyld(capsys, *runs[:2], "--fail-on", "divergence, squeezing")
+    assert code == 1
+    assert err == f"toyld: {runs[0]}: squeezing, which --fail-on names\n"
+    assert toyld(capsys, *runs, "--fail-on", "squeezing")[0] == 2
+    assert toyld(capsys, runs[2], runs[0], "--fail-on", "squeezing")[0] == 2
+
+
+BAD = {
+    "no path": ((), "expected at least one path"),
+    "an unknown class": (("ONE", "--fail-on", "squeezing,sqeezing"), f"expected classes out of {', '.join(CLASSES)}"),
+    "no class": (("ONE", "--fail-on", ","), "with commas between, got nothing"),
+    "a folder for JSON": (("ONE", "--json", "/"), "--json: expected a file in an existing folder"),
+    "no folder for the page": (
+        ("ONE", "--html", "/nowhere/at/all.html"),
+        "--html: expected a file in an existing folder",
+    ),
+    "one file twice": (("ONE", "--json", "/tmp/x", "--html", "/tmp/x"), "--json and --html: expected two files"),
+    "a negative beta": (("ONE", "--beta", "-0.1"), "--beta: expected a finite number > 0, got -0.1"),
+    "an endless beta": (("ONE", "--beta", "inf"), "--beta: expected a finite number > 0"),
+    "no control": (("ONE", "--control", "/nowhere"), "expected"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments_are_one_line_before_any_work(capsys, monkeypatch, runs, name):
+    def work(path):
+        pytest.fail("read before the arguments were checked")
+
+    monkeypatch.setattr(command, "read_all", work)
+    arguments, expected = BAD[name]
+    code, out, err = toyld(capsys, *(runs[0] if a == "ONE" else a for a in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("toyld: ")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_a_disk_that_fills_up_at_the_end_still_shows_the_verdicts(capsys, monkeypatch, tmp_path, runs):
+    def full(path, payload):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(command, "write_whole", full)
+    code, out, err = toyld(capsys, runs[0], "--json", tmp_path / "out.json")
+    assert code == 2
+    assert "consistent with squeezing" in out
+    assert "No space left on device" in err
+
+
+def test_names_are_data(capsys, tmp_path):
+    folder = tmp_path / "[bold]ünï ☃[red] $x$ %s {0}"
+    folder.mkdir()
+    raw = os.fsencode(folder) + b"/a\xff\n.nc"
+    table(folder / "plain").rename(os.fsdecode(raw))
+    path, page = tmp_path / "out.json", tmp_path / "out.html"
+    code, out, err = toyld(capsys, os.fsdecode(raw), "--json", path, "--html", page)
+    assert (code, err) == (0, "")
+    assert json.loads(path.read_text())["runs"][0]["path"].endswith("[bold]ünï ☃[red] $x$ %s {0}/a\\udcff\\n.nc")
+    assert "[bold]ünï ☃[red] $x$ %s {0}/a\\udcff\\n.nc" in out
+    assert "a\\udcff\\n.nc" in page.read_text()
+
+
+def test_renaming_changes_no_verdict(tmp_path, runs):
+    other = tmp_path / "healthy-not-squeezing-at-all"
+    other.write_bytes(runs[0].read_bytes())
+    one, two = (report.runs_as_json(command._read(str(p)))["runs"][0] for p in (runs[0], other))
+    assert {**one, "path": ""} == {**two, "path": ""}
+
+
+def test_a_control_is_read_once_and_compared(capsys, tmp_path, runs):
+    path = tmp_path / "out.json"
+    code, _, err = toyld(capsys, runs[0], "--control", runs[1], "--json", path)
+    assert (code, err) == (0, "")
+    assert json.loads(path.read_text())["runs"][0]["control"] is not None
+
+
+def test_a_control_that_does_not_go_with_a_run_costs_the_comparison_alone(capsys, tmp_path, runs):
+    values = {"logp": -np.ones((1, 3, 1, 1)), "argmax_logp": -0.5 * np.ones((1, 3, 1, 1))}
+    other = tmp_path / "examples.nc"
+    save(trajectory(values, step=[0, 1, 2], probe=["chosen"], step_unit="examples"), other)
+    code, out, err = toyld(capsys, runs[0], "--control", other)
+    assert (code, err) == (0, "")
+    assert "consistent with squeezing" in out
+    assert "not compared: expected a control that counts steps as the run does" in " ".join(out.split())
+
+
+# Changes, gap first and last, and share squeezed as published elsewhere, to the digits given there.
+PUBLISHED = {
+    "pythia410_baseline_sft_verify_argmax_bug": ("sft-normal", "+59.6", "+17.1", "90.4 → 48.0", 0.00),
+    "pythia410m_baseline_dpo_checkbug_5e7": ("squeezing", "−4.2", "+20.4", "90.4 → 115.1", None),
+    "pythia410_baseline_dpo_checkbug_5e7": ("squeezing", "+3.4", "+7.2", "90.4 → 94.2", 0.27),
+    "pythia410_baseline_dpo_checkbug": ("displacement", "−25.1", "+0.0", "90.4 → 115.6", 0.40),
+}
+
+
+def test_published_runs_side_by_side(capsys, data, tmp_path):
+    paths = sorted([*data.glob("runs/authors/*"), *data.glob("runs/trl/*")])
+    path = tmp_path / "out.json"
+    start = time.perf_counter()
+    code, out, err = toyld(capsys, *paths, "--json", path)
+    assert time.perf_counter() - start < 20
+    assert (code, err) == (0, "")
+    found = {os.path.basename(r["path"]): r for r in json.loads(path.read_text())["runs"]}
+    assert list(found) == [p.name for p in paths]
+    assert all(r["verdict"] in CLASSES and (r["verdict"] != "cannot-tell" or r["reasons"]) for r in found.values())
+    for name, (verdict, chosen, argmax, gap, share) in PUBLISHED.items():
+        run = found[name]
+        numbers = {k: f"{x:+.1f}".replace("-", "−") for k, x in run["numbers"].items() if x is not None}
+        assert (run["verdict"], numbers["d_chosen"], numbers["d_argmax"]) == (verdict, chosen, argmax), name
+        assert f"{numbers['gap_first'][1:]} → {numbers['gap_last'][1:]}" == gap
+        assert gap in out
+        if share is not None:
+            assert round(run["share"].get("squeezing", 0.0), 2) == share
+    for name, run in found.items():
+        if run["verdict"] == "cannot-tell":
+            assert any("toyld probe --models" in item["change"] for item in run["advice"]), name

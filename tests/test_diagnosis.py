@@ -1,0 +1,251 @@
+"""The verdict on real logs, to the published digits, and what must not change it: names, order, file layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from toyld.diagnosis import Verdict, as_json, curves, diagnose, verdict
+from toyld.diagnosis.causes import CAUSES, make_run
+from toyld.trajectory import read, read_all, trajectory
+
+# Run: verdict, evaluations, then change of chosen, of argmax, and the gap first and last, as published (nats).
+AUTHORS: dict[str, tuple[str, int, tuple[str, str, str, str] | None]] = {
+    "pythia410_baseline_sft_verify_argmax_bug": ("sft-normal", 40, ("59.6", "17.1", "90.4", "48.0")),
+    "pythia410m_baseline_dpo_checkbug_5e7": ("squeezing", 137, ("-4.2", "20.4", "90.4", "115.1")),
+    "pythia410_baseline_dpo_checkbug_5e7": ("squeezing", 40, ("3.4", "7.2", "90.4", "94.2")),
+    "pythia410_baseline_dpo_checkbug": ("displacement", 40, ("-25.1", "0.0", "90.4", "115.6")),
+    "prob_pythia410m_dpo": ("cannot-tell", 50, None),
+    "verifyargmax_pythia1b_dpo_ep10_chosen": ("cannot-tell", 50, None),
+}
+FIXED = [name for name, (_, _, numbers) in AUTHORS.items() if numbers]
+BUGGY = [name for name, (_, _, numbers) in AUTHORS.items() if not numbers]
+
+
+@pytest.fixture(scope="module")
+def found(data: Path) -> dict[str, Verdict]:
+    """The verdict on each of the authors' released runs."""
+    return {name: diagnose(read(data / "runs" / "authors" / name)) for name in AUTHORS}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_authors_runs_read_as_they_do(name: str, found: dict[str, Verdict]) -> None:
+    kind, evaluations, _ = AUTHORS[name]
+    assert (found[name].verdict, found[name].n_evaluations, found[name].n_examples) == (kind, evaluations, 500)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_published_numbers_to_the_digit(name: str, found: dict[str, Verdict]) -> None:
+    published, numbers = AUTHORS[name][2], found[name].numbers
+    got = [numbers[key] for key in ("d_chosen", "d_argmax", "gap_first", "gap_last")]
+    assert [f"{x:.1f}" for x in got if x is not None] == list(published or ())
+    assert numbers["gap_last"] - numbers["gap_first"] == pytest.approx(
+        numbers["d_argmax"] - numbers["d_chosen"], abs=4e-6
+    )  # each rounded to six places
+
+
+def test_shares_of_squeezed_examples_as_published(found: dict[str, Verdict]) -> None:
+    end = {name: (found[name].share or {}).get("squeezing", 0.0) for name in FIXED}
+    assert round(end["pythia410_baseline_dpo_checkbug_5e7"], 2) == 0.27
+    assert round(end["pythia410_baseline_dpo_checkbug"], 2) == 0.40
+    assert end["pythia410_baseline_sft_verify_argmax_bug"] == 0.0
+    history = found["pythia410_baseline_dpo_checkbug"].history
+    assert round(history[len(history) // 4]["share_squeezing"], 2) == 0.83
+    assert found["pythia410m_baseline_dpo_checkbug_5e7"].share is None  # means only: no share, and no guess at one
+
+
+@pytest.mark.parametrize("name", BUGGY)
+def test_an_argmax_of_other_contexts_gives_no_verdict_but_what_can_be_said(
+    name: str, found: dict[str, Verdict]
+) -> None:
+    one = found[name]
+    (text,) = [finding["text"] for finding in one.findings if finding["code"] == "argmax-bug"]
+    assert text
+    assert "argmax_logp" in one.missing
+    assert any("argmax" in reason for reason in one.reasons)
+    assert (one.confidence, one.numbers["d_argmax"], one.numbers["gap_first"]) == (None, None, None)
+    assert one.numbers["d_rejected"] is not None
+    assert one.numbers["d_rejected"] < one.numbers["d_chosen"]
+
+
+def test_interleaved_rows_are_dropped_and_said(data: Path, found: dict[str, Verdict]) -> None:
+    name = "pythia410_baseline_dpo_checkbug"
+    (text,) = [f["text"] for f in found[name].findings if f["code"] == "interleaved-rows"]
+    assert all(str(row) in text for row in (32, 34, 36, 38, 40)), text
+    run = read(data / "runs" / "authors" / name)
+    array = np.load(data / "runs" / "authors" / name / "logp_npy_all_chosen.npy")
+    chosen = run.logp.sel(probe="chosen", seed=0).values
+    assert chosen.shape == (40, 500)
+    assert any(np.array_equal(chosen, array[:, metric]) for metric in range(array.shape[1]))
+
+
+@pytest.mark.parametrize("kind", ["authors", "trl"])
+def test_renaming_every_file_and_folder_changes_no_verdict(kind: str, data: Path, tmp_path: Path) -> None:
+    for i, source in enumerate(sorted((data / "runs" / kind).iterdir())):
+        copy = tmp_path / f"{i} sft-healthy ünicode"
+        if source.is_dir():
+            copy.mkdir()
+            for k, file in enumerate(sorted(source.iterdir(), reverse=True)):
+                shutil.copy(file, copy / f"dpo-{k}.squeezing")
+        else:
+            shutil.copy(source, copy)
+        before, after = ([as_json(diagnose(run), path="") for run in read_all(path)] for path in (source, copy))
+        same = json.dumps(before, sort_keys=True).replace(source.name, copy.name)
+        assert json.dumps(after, sort_keys=True) == same, source.name
+
+
+def test_a_verdict_as_json_is_strict_json(found: dict[str, Verdict]) -> None:
+    entry = as_json(found["pythia410_baseline_dpo_checkbug"], path="somewhere")
+    again = json.loads(json.dumps(entry, allow_nan=False))
+    assert again == entry
+    assert again["path"] == "somewhere"
+    assert set(again) > {
+        "stage",
+        "verdict",
+        "confidence",
+        "numbers",
+        "intervals",
+        "share",
+        "n_examples",
+        "n_evaluations",
+    }
+    assert set(again) > {"noise_floor", "history", "worst", "missing", "findings", "advice"}
+
+
+# --- properties, on runs of known cause -------------------------------------------------------------------------------
+
+
+def numbers_of(one: Verdict) -> tuple[Any, ...]:
+    """All that no resample enters."""
+    shares = [entry["share_squeezing"] for entry in one.history]
+    return (one.verdict, one.numbers, one.share, shares, one.missing, one.findings)
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_order_of_the_examples_changes_nothing_but_the_bootstrap(cause: str) -> None:
+    run = make_run(cause, seed=1)
+    order = np.random.default_rng(0).permutation(run.sizes["example"])
+    one, other = diagnose(run), diagnose(run.isel(example=order))
+    assert one.numbers == pytest.approx(other.numbers, abs=2e-6, nan_ok=True)  # a sum in another order, rounded
+    assert [one.verdict, one.share, one.worst, one.missing] == [other.verdict, other.share, other.worst, other.missing]
+    for name, (low, high) in one.intervals.items():
+        width = max(high - low, 1e-6)
+        assert other.intervals[name] == pytest.approx((low, high), abs=0.25 * width), name
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_order_of_the_examples_of_a_real_run_too(seed: int, data: Path) -> None:
+    run = read(data / "runs" / "authors" / "pythia410_baseline_dpo_checkbug")
+    order = np.random.default_rng(seed).permutation(run.sizes["example"])
+    one, other = diagnose(run), diagnose(run.isel(example=order))
+    assert numbers_of(one) == numbers_of(other)
+    # An evaluation whose interval ends at its floor may fall on either side of it.
+    same = [a["verdict"] == b["verdict"] for a, b in zip(one.history, other.history, strict=True)]
+    assert np.mean(same) >= 0.9, same
+
+
+@pytest.mark.parametrize("cause", [c for c in CAUSES if c != "cannot-tell"])
+def test_the_numbers_are_the_changes_of_the_table(cause: str) -> None:
+    """Computed here a second time, from the table alone: a shifted or swapped column shows."""
+    run = make_run(cause, seed=2)
+    check_numbers(run)
+
+
+def check_numbers(run: xr.Dataset) -> None:
+    got = diagnose(run).numbers
+    logp, top = run.logp.sel(seed=0), run.argmax_logp.sel(seed=0, probe="chosen")
+    means = {f"d_{p}": float((logp.sel(probe=p)[-1] - logp.sel(probe=p)[0]).mean()) for p in run.probe.values}
+    means["d_argmax"] = float((top[-1] - top[0]).mean())
+    gap = (top - logp.sel(probe="chosen")).mean("example")
+    means |= {"gap_first": float(gap[0]), "gap_last": float(gap[-1])}
+    assert {key: got[key] for key in means} == pytest.approx(means, abs=1e-6)
+
+
+@pytest.mark.parametrize("bug", ["shifted", "swapped"])
+def test_a_planted_bug_in_the_curves_turns_the_numbers_red(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    def wrong(ds: xr.Dataset) -> curves.Curves:
+        c = curves.curves(ds)
+        if bug == "shifted":
+            return replace(c, argmax=np.roll(c.argmax, 1, 0))
+        return replace(c, logp={"chosen": c.logp["rejected"], "rejected": c.logp["chosen"]})
+
+    run = make_run("squeezing", seed=0)
+    check_numbers(run)
+    monkeypatch.setattr(verdict, "curves", wrong)
+    with pytest.raises(AssertionError):
+        check_numbers(run)
+
+
+def test_several_seeds_are_units_like_examples() -> None:
+    one = make_run("squeezing", seed=0, n_examples=60)
+    halves = xr.concat(
+        [one.isel(example=slice(0, 30)), one.isel(example=slice(30, 60)).assign_coords(example=one.example[:30])],
+        xr.DataArray(np.array([0, 1], np.int32), dims="seed", name="seed"),
+        combine_attrs="override",
+        coords="minimal",
+        compat="override",
+    )
+    halves = halves if "seed" in halves.logp.dims else halves.expand_dims("seed")
+    assert halves.sizes["seed"] == 2
+    whole, split = diagnose(one), diagnose(halves)
+    assert split.numbers == pytest.approx(whole.numbers, abs=2e-6)
+    assert (split.verdict, split.share) == (whole.verdict, whole.share)
+
+
+# --- what the curves leave out ----------------------------------------------------------------------------------------
+
+
+def table(chosen: Any, argmax: Any = None, **rest: Any) -> xr.Dataset:
+    """[evaluation, example] arrays as a table with the chosen probe alone."""
+    values = {"logp": np.asarray(chosen, float)[None, :, None]}
+    if argmax is not None:
+        values["argmax_logp"] = np.asarray(argmax, float)[None, :, None]
+    shape = values["logp"].shape
+    names = [str(i) for i in range(shape[3])]
+    return trajectory(values, step=np.arange(shape[1]), probe=["chosen"], example=names, **rest)
+
+
+def test_one_impossible_cell_spoils_the_argmax() -> None:
+    logp = np.full((3, 4), -9.0)
+    top = np.full((3, 4), -5.0)
+    assert curves.curves(table(logp, top)).argmax is not None
+    top[1, 2] = -9.5
+    c = curves.curves(table(logp, top))
+    assert (c.argmax, c.mislabelled) == (None, pytest.approx(1 / 12))
+    one = diagnose(table(logp, top))
+    assert (one.verdict, one.findings[0]["code"]) == ("cannot-tell", "argmax-bug")
+
+
+def test_evaluations_without_chosen_are_left_out_and_missing_examples_paired() -> None:
+    logp = np.array([[-9.0, -5.0], [np.nan, np.nan], [-8.0, np.nan], [-6.0, -4.0]])
+    top = np.array([[-4.0, -2.0], [-4.0, -2.0], [-4.0, np.nan], [-3.5, -1.5]])
+    c = curves.curves(table(logp, top))
+    assert c.step.tolist() == [0, 2, 3]
+    one = diagnose(table(logp, top))
+    assert one.numbers["d_chosen"] == 2.0  # mean of 3 and 1
+    assert one.numbers["d_argmax"] == 0.5
+    assert [entry["step"] for entry in one.history] == [0, 2, 3]
+
+
+def test_noise_per_token_becomes_a_floor_per_response() -> None:
+    values = {"logp": np.full((1, 2, 1, 2), -9.0), "n_tokens": np.array([[[10.0, 20.0]]])}
+    run = trajectory(values, step=[0, 1], probe=["chosen"], example=["a", "b"], attrs={"noise_floor": 0.1})
+    assert curves.curves(run).floor == pytest.approx([1.0, 2.0])
+
+
+def test_what_is_missing_is_named_and_lowers_the_confidence() -> None:
+    run = make_run("squeezing", seed=0)
+    whole = diagnose(run)
+    without = diagnose(run.sel(probe=["chosen"]))
+    assert "rejected" in without.missing
+    assert "rejected" not in whole.missing
+    assert without.confidence < whole.confidence
+    assert diagnose(run.drop_vars("argmax_logp")).verdict == "cannot-tell"

@@ -1,0 +1,369 @@
+"""Exact scores of given responses: against a loop over tokens, at any batch shape, with boundaries that show."""
+
+import doctest
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="needs transformers: pip install 'toyld[llm]'")
+
+import torch
+import transformers
+
+from toyld.checked import BadInput
+from toyld.llm import score as scoring
+from toyld.llm.encode import Encoded, encode
+from toyld.llm.score import Scores, noise_floor, score, score_encoded
+
+EPS32 = float(np.finfo(np.float32).eps)
+VOCAB = 61
+
+
+def tiny(kind="llama", dtype=torch.float32, dropout=0.0):
+    """A small model with random weights, peaky enough that labels, maxima and means differ much."""
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
+    if kind == "llama":
+        config = transformers.LlamaConfig(vocab_size=VOCAB, intermediate_size=48, num_key_value_heads=2, **sizes)
+    else:  # learned positions and dropout
+        names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+        sizes = {names.get(name, "n_positions"): value for name, value in sizes.items()}
+        drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+        config = transformers.GPT2Config(vocab_size=VOCAB, bos_token_id=1, eos_token_id=2, **sizes, **drops)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40.0)
+    return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+def items(n=11, seed=3, longest=150):
+    """Token sequences of many lengths; some share a padded length, some do not."""
+    rng = np.random.default_rng(seed)
+    sizes = [int(size) for size in rng.integers(3, longest, n)]
+    return [Encoded(tuple(rng.integers(0, VOCAB, size).tolist()), int(rng.integers(1, size))) for size in sizes]
+
+
+def naive(model, item):
+    """The formulas by a loop over tokens in float64: one forward pass of the bare prefix for each."""
+    rows = []
+    for t in range(item.start, len(item.ids)):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([item.ids[:t]])).logits[0, -1].double()
+        pi = torch.softmax(logits, 0)
+        e = torch.zeros_like(pi)
+        e[item.ids[t]] = 1.0
+        label, top, entropy = torch.log(pi[item.ids[t]]), torch.log(pi.max()), -(pi * torch.log(pi)).sum()
+        rows.append([float(x) for x in (label, top, entropy, pi.max(), (pi**2).sum(), torch.dist(pi, e))])
+    a = np.array(rows)
+    return [a[:, 0].sum(), a[:, 1].sum(), len(rows), *a[:, 2:].mean(0)]
+
+
+def table(scores):
+    """(response, quantity)."""
+    return np.stack(list(vars(scores).values()), 1)
+
+
+def largest(model, items):
+    """max |logit|: float32 rounds a logit by half an eps of it, its log-probability by about twice that."""
+    with torch.no_grad():
+        return max(float(model(input_ids=torch.tensor([i.ids])).logits.abs().max()) for i in items)
+
+
+def check_exact(model, given):
+    """The scores of a float64 model are those of the loop up to its float32 softmax."""
+    found, wanted = table(score_encoded(model, list(given), batch_size=4)), np.array([naive(model, i) for i in given])
+    token = 4 * EPS32 * largest(model, given)
+    np.testing.assert_array_equal(found[:, 2], wanted[:, 2])
+    np.testing.assert_array_less(abs(found - wanted)[:, 0], token * wanted[:, 2])
+    np.testing.assert_array_less(abs(found - wanted)[:, 1], token * wanted[:, 2])
+    # |dH| <= Σ |dπ| (1 + |log π|) and |dπ| <= π token: at most token (1 + H); the others are at most 2 token
+    np.testing.assert_array_less(abs(found - wanted)[:, 3:], 2 * token * (1 + np.log(VOCAB)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_scores_equal_a_naive_loop_over_tokens_in_float64(kind):
+    check_exact(tiny(kind, torch.float64), items(6))
+
+
+def test_the_mean_is_the_models_own_loss(model):
+    for item in items(5, seed=5):
+        labels = torch.tensor([(-100,) * item.start + item.ids[item.start :]])
+        with torch.no_grad():
+            loss = float(model(input_ids=torch.tensor([item.ids]), labels=labels).loss)
+        found = score_encoded(model, [item])
+        bound = 4 * EPS32 * largest(model, [item]) + 8 * EPS32 * abs(loss) * len(item.ids)
+        np.testing.assert_allclose(-found.logp[0] / found.n_tokens[0], loss, rtol=0, atol=bound)
+
+
+def shifted(monkeypatch):
+    """The label of a position is the token at it, not the next one."""
+    whole = scoring._tokens
+    monkeypatch.setattr(scoring, "_tokens", lambda logits, labels: whole(logits, torch.roll(labels, 1)))
+
+
+def off_by_one(monkeypatch):
+    """The response begins one token later than it does."""
+    whole = scoring._score_batch
+
+    def late(model, batch, *rest):
+        moved = [Encoded(i.ids, min(i.start + 1, len(i.ids) - 1)) for i in batch]
+        short = whole(model, moved, *rest)
+        return [np.pad(s, ((0, 0), (0, len(i.ids) - i.start - s.shape[1]))) for s, i in zip(short, batch, strict=True)]
+
+    monkeypatch.setattr(scoring, "_score_batch", late)
+
+
+def another_argmax(monkeypatch):
+    """The argmax of the batch's first response stands for all of them."""
+    whole = scoring._score_batch
+
+    def mixed(*arguments):
+        found = whole(*arguments)
+        for values in found[1:]:
+            values[1] = found[0][1].mean()
+        return found
+
+    monkeypatch.setattr(scoring, "_score_batch", mixed)
+
+
+def counted_padding(monkeypatch):
+    """Every response is as long as the longest of its batch."""
+    whole = scoring._batches
+
+    def padded(encoded, size, multiple):
+        for rows, length in whole(encoded, size, multiple):
+            for i in rows:
+                encoded[i] = Encoded(encoded[i].ids + (0,) * (length - len(encoded[i].ids)), encoded[i].start)
+            yield rows, length
+
+    monkeypatch.setattr(scoring, "_batches", padded)
+
+
+def unmasked_left(monkeypatch):
+    """Tokens of the context are scored with the response."""
+    whole = scoring._score_batch
+
+    def wide(model, batch, *rest):
+        found = whole(model, [Encoded(i.ids, 1) for i in batch], *rest)
+        return [f[:, : len(i.ids) - i.start] for f, i in zip(found, batch, strict=True)]
+
+    monkeypatch.setattr(scoring, "_score_batch", wide)
+
+
+@pytest.mark.parametrize("plant", [shifted, off_by_one, another_argmax, counted_padding, unmasked_left])
+def test_a_planted_bug_does_not_survive_the_naive_loop(plant, monkeypatch):
+    model, given = tiny("llama", torch.float64), items(6)
+    check_exact(model, given)
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_exact(model, given)
+
+
+def test_no_batch_shape_matters_beyond_rounding_and_the_noise_floor_tells_how_much(model):
+    given = items(12)
+    first = score_encoded(model, given, batch_size=8)
+    bound = 4 * EPS32 * largest(model, given)
+    for size in (1, 3, 12):
+        again = score_encoded(model, given, batch_size=size)
+        for name in ("logp", "argmax_logp"):
+            off = abs(getattr(again, name) - getattr(first, name)) / first.n_tokens
+            assert off.max() < bound, (size, name)
+    floor = noise_floor(model, given, first, batch_size=8)
+    assert 0 < floor < bound
+    coarse = tiny(dtype=torch.bfloat16)
+    theirs = noise_floor(coarse, given, score_encoded(coarse, given, batch_size=8), batch_size=8)
+    assert theirs > 100 * floor, "bfloat16 rounds 65,536 times as coarsely as float32"
+    alone = score_encoded(model, given, batch_size=1)
+    assert noise_floor(model, given, alone, batch_size=1) < bound
+
+
+def test_a_score_does_not_depend_on_what_else_is_scored(model):
+    """Shapes depend on a response's own length: with other probes beside it the numbers stay, bit by bit."""
+    given = items(12)
+    every = table(score_encoded(model, given, batch_size=4))
+    for some in ([0, 5], [11, 3, 7]):
+        np.testing.assert_array_equal(table(score_encoded(model, [given[i] for i in some], batch_size=4)), every[some])
+
+
+def test_chunks_of_the_softmax_change_nothing(model, monkeypatch):
+    whole = table(score_encoded(model, items(4)))
+    monkeypatch.setattr(scoring, "CHUNK", 5 * VOCAB)
+    np.testing.assert_array_equal(table(score_encoded(model, items(4))), whole)
+
+
+def test_argmax_is_never_below_the_label_and_equals_it_along_a_greedy_answer(model):
+    found = score_encoded(model, items(30, seed=9))
+    assert (found.argmax_logp >= found.logp).all()
+    assert (found.argmax_logp > found.logp + 1).any()
+    ids = [1, 5, 8]
+    with torch.no_grad():
+        for _ in range(20):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    greedy = score_encoded(model, [Encoded(tuple(ids), 3)])
+    np.testing.assert_array_equal(greedy.argmax_logp, greedy.logp)
+
+
+def test_ranges_hold_and_certainty_keeps_its_digits():
+    logits = torch.tensor([[30.0, 0.0, 0.0], [0.0, 30.0, 0.0], [1.0, 1.0, 1.0]])
+    certain = scoring._tokens(logits, torch.tensor([0, 0, 2]))
+    residual = certain[5].double().numpy()
+    np.testing.assert_allclose(residual[0], np.sqrt(6) * np.exp(-30), rtol=1e-6)  # ‖π − e‖ is not rounded away
+    np.testing.assert_allclose(residual[1:], [np.sqrt(2), np.sqrt(2 / 3)], rtol=4 * EPS32)
+    np.testing.assert_allclose(certain[2, 2].item(), np.log(3), rtol=4 * EPS32)
+    hidden = scoring._tokens(torch.tensor([[0.0, -float("inf")]]), torch.tensor([0]))  # a token that cannot occur
+    assert hidden[:, 0].tolist() == [0, 0, 0, 1, 1, 0]
+
+
+def test_dropout_is_off_while_scoring_and_the_mode_comes_back():
+    model = tiny("gpt2", dropout=0.5).train()
+    first = table(score_encoded(model, items(4)))
+    assert model.training
+    np.testing.assert_array_equal(first, table(score_encoded(model, items(4))))
+    np.testing.assert_array_equal(first, table(score_encoded(model.eval(), items(4))))
+    assert not model.training
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = tiny()
+    with torch.no_grad():
+        model.get_output_embeddings().weight[3] = float("nan")
+    with pytest.raises(BadInput, match=r"expected finite log-probabilities, got nan for response 0 \(4 in all\)"):
+        score_encoded(model, items(4))
+    assert np.isfinite(table(score_encoded(tiny(), items(4)))).all()
+
+
+class Letters:
+    """A tokenizer of single letters with BOS 1 and EOS 2, as a tokenizer of the Hub is called; `merge` is one token."""
+
+    bos_token, bos_token_id, eos_token_id, chat_template = "^", 1, 2, None
+
+    def __init__(self, merge="", own_eos=False):
+        self.merge, self.own_eos = merge, own_eos
+
+    def __call__(self, text, add_special_tokens=True):
+        ids, i = [1] * add_special_tokens, 0
+        while i < len(text):
+            joined = self.merge and text.startswith(self.merge, i)
+            ids.append(60 if joined else {"^": 1, "$": 2}.get(text[i], ord(text[i]) - 94))
+            i += len(self.merge) if joined else 1
+        return {"input_ids": ids + [2] * (self.own_eos and add_special_tokens)}
+
+
+class Chat(Letters):
+    """The same with a template: u:TEXT; for the user, a:TEXT; for the assistant."""
+
+    chat_template = "yes"
+
+    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt, return_dict):
+        assert tokenize
+        assert return_dict
+        text = "^" + "".join(f"{m['role'][0]}{m['content']}$" for m in messages) + "a" * add_generation_prompt
+        return {"input_ids": self(text, add_special_tokens=False)["input_ids"]}
+
+
+def letters(text):
+    return tuple({"^": 1, "$": 2}.get(c, ord(c) - 94) for c in text)
+
+
+def test_the_boundary_is_where_the_response_begins_bos_once_and_eos_behind():
+    one = encode(Letters(), ["abc"], ["de"])[0]
+    assert (one.ids, one.start, one.cut) == (letters("^abcde$"), 4, 0)
+    assert encode(Letters(), ["abc"], ["de"], eos=False)[0].ids == letters("^abcde")
+    assert encode(Letters(own_eos=True), ["abc"], ["de"])[0] == one, "its own EOS is not doubled, nor in the context"
+    assert encode(Letters(), ["abc"], ["de$"])[0] == one, "nor one in the text"
+    assert encode(Letters(), ["^abc"], ["de"])[0] == one, "a BOS in the text is the only one"
+    assert encode(Letters(), [""], ["de"])[0] == Encoded(letters("^de$"), 1)
+    merged = encode(Letters(merge="cd"), ["abc"], ["de"])[0]  # a token across the boundary belongs to the response
+    assert (merged.ids, merged.start) == ((1, 3, 4, 60, 7, 2), 3)
+
+
+def test_messages_go_through_the_chat_template():
+    prompt = [{"role": "user", "content": "hm"}]
+    one = encode(Chat(), [prompt], ["yes"])[0]
+    assert (one.ids, one.start) == (letters("^uhm$ayes$"), 6)
+    assert encode(Chat(), [prompt], [[{"role": "assistant", "content": "yes"}]])[0] == one
+    with pytest.raises(BadInput, match="expected a tokenizer with a chat template, got none"):
+        encode(Letters(), [prompt], ["yes"])
+
+
+@pytest.mark.parametrize("longest", [9, 8, 7, 6, 5, 4, 3, 2])
+def test_what_is_too_long_loses_the_prompts_beginning_first(longest):
+    one = encode(Letters(), ["abcd"], ["xyz"], max_length=longest)[0]
+    whole = letters("^abcdxyz$")
+    context, response = one.ids[: one.start], one.ids[one.start :]
+    assert len(one.ids) == longest
+    assert response == whole[5 : 5 + len(response)], "a response keeps its beginning"
+    assert one.cut == 4 - len(response)
+    body = context[1:] if context[0] == 1 and len(context) > 1 else context
+    assert body == whole[5 - len(body) : 5], "a prompt keeps its end, behind BOS"
+    assert len(context) == max(longest - 4, longest // 2), "and half the room, if the response is long"
+
+
+def test_a_response_without_tokens_or_context_is_refused():
+    class NoBos(Letters):
+        def __call__(self, text, add_special_tokens=True):
+            return super().__call__(text, add_special_tokens=False)
+
+    class NoEos(Letters):
+        eos_token_id = None
+
+    bad = [
+        (Letters(), ["ab", "ab"], ["cd", " "], {}, "row 1: expected a response, got ' '"),
+        (NoBos(), [""], ["cd"], {}, "row 0: expected a context, got an empty prompt"),
+        (NoEos(), ["ab"], ["cd"], {}, "expected a tokenizer with an EOS token, got one without; use --no-eos"),
+        (Letters(), ["ab"], ["cd"], {"max_length": 1}, "--max-length: expected at least 2, got 1"),
+        (Letters(), ["ab"], [3], {}, "row 0: expected strings, or lists of messages"),
+        (Letters(), ["ab", "c"], ["d"], {}, "expected one response a prompt, got 2 prompts and 1 responses"),
+    ]
+    for tokenizer, prompts, responses, options, message in bad:
+        with pytest.raises(BadInput) as refused:
+            encode(tokenizer, prompts, responses, **options)
+        assert message in str(refused.value)
+    assert encode(NoEos(), ["ab"], ["cd"], eos=False)[0].ids == letters("^abcd")
+
+
+@pytest.mark.parametrize("name", ["encode", "score", "probe"])
+def test_examples_in_the_docstrings_run(name):
+    failed, tried = doctest.testmod(importlib.import_module(f"toyld.llm.{name}"))
+    assert tried
+    assert not failed
+
+
+def test_score_is_score_encoded_behind_encode(model):
+    prompts, responses = ["abc", "de"], ["fg", "hijk"]
+    found = score(model, Letters(), prompts, responses)
+    np.testing.assert_array_equal(found.n_tokens, [3, 5])
+    np.testing.assert_array_equal(table(found), table(score_encoded(model, encode(Letters(), prompts, responses))))
+    assert list(vars(found)) == list(Scores.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", ["stories", "pythia"])
+def test_real_tokenizers_keep_boundary_bos_and_eos(data, name):
+    """What is tokenised together decodes to the text; the response begins where it should on every pair."""
+    if name == "stories":
+        tokenizer = transformers.AutoTokenizer.from_pretrained(data / "models/stories260K")
+    else:
+        file = str(data / "tokenizers/pythia_neox.json")
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=file, eos_token="<|endoftext|>")
+    with (data / "preference/hh_pairs.jsonl").open() as lines:
+        rows = [json.loads(line) for line, _ in zip(lines, range(40), strict=False)]
+    rows = [row for row in rows if row["chosen"].strip()]
+    encoded = encode(tokenizer, [r["prompt"] for r in rows], [r["chosen"] for r in rows], max_length=10**6)
+    assert len(encoded) > 30
+    for item, row in zip(encoded, rows, strict=True):
+        assert item.ids[-1] == tokenizer.eos_token_id
+        assert item.ids.count(tokenizer.eos_token_id) == 1
+        if name == "stories":
+            assert item.ids[0] == 1
+            assert item.ids.count(1) == 1
+        answer = tokenizer.decode(item.ids[item.start : -1])
+        assert (
+            answer.strip() == tokenizer.decode(tokenizer(row["chosen"])["input_ids"], skip_special_tokens=True).strip()
+        )

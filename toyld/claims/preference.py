@@ -1,0 +1,260 @@
+"""What DPO does to each kind of response, run by run: D1 to D7 of Ren & Sutherland 2025, §4.2-4.3, Figures 4 and 5.
+
+Changes are of summed log-probabilities, in nats per response, from the first evaluation to the last; runs are compared
+with a control at the evaluations both have. A plural ("its rephrases") means each of those that the run measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+
+from toyld.claims.runs import Effect, ranked, run_claim
+from toyld.claims.tables import (
+    ARGMAX,
+    REPHRASES,
+    REPHRASES_OF_REJECTED,
+    change,
+    curves,
+    matched,
+    measured,
+    needs,
+    needs_pair,
+    observed,
+)
+from toyld.claims.tools import PAPER
+
+__all__ = ["published_path"]
+PRINTED = (-113.0, -63.0)  # argmax in Fig. 4, last panel: at the start and after 8 epochs
+DIGIT = 1.0  # printed to the nat
+# Chosen before training in the logs whose argmax as logged starts at −113.5: names the checkpoint (Pythia-410M).
+CHECKPOINT = -151.98
+Premise = Callable[[xr.Dataset], str | None]
+_PAIRS = "no log at hand is of "
+_DPO = needs("dpo", "chosen")
+
+
+def _common(ds: xr.Dataset, control: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    pair = matched(ds, control)
+    if pair is None:
+        msg = "expected two runs with common evaluations and units; the premises say whether they have them"
+        raise ValueError(msg)
+    return pair
+
+
+def _deltas(ds: xr.Dataset, control: xr.Dataset, *names: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """By unit and name, last minus first of the run and of its control, at the evaluations that both have."""
+    one, other = _common(ds, control)
+    return list(zip(change(one, *names), change(other, *names), strict=True))
+
+
+@run_claim(
+    "preference.observed-fall",
+    "DPO lowers all responses that are observed but at most one.",
+    source=f"{PAPER}, §4.2, Fig. 4 (D1: “almost all”)",
+    premises=lambda ds: (
+        _DPO(ds) or (None if len(observed(ds)) >= 4 else f"{len(observed(ds))} response(s) measured, at least 4 needed")
+    ),
+    expect="holds",
+    why="11 of 12 kinds fall in the one released log with all of them per example; chosen is the one that does not",
+)
+def observed_fall(ds: xr.Dataset) -> Effect:
+    """The second smallest fall."""
+    return ranked([-x for x in change(ds, *observed(ds))], 2)
+
+
+@run_claim(
+    "preference.chosen-outlasts-rephrases",
+    "DPO lowers the chosen response less than its rephrases.",
+    source=f"{PAPER}, §4.2, Fig. 4 (D2)",
+    premises=needs("dpo", "chosen", some=REPHRASES),
+    expect="holds",
+    why="in the one released log with rephrases per example",
+)
+def chosen_outlasts_rephrases(ds: xr.Dataset) -> Effect:
+    """Change of chosen minus that of the rephrase that keeps up best."""
+    chosen, *rephrases = change(ds, "chosen", *measured(ds, REPHRASES))
+    return ranked([chosen - x for x in rephrases])
+
+
+@run_claim(
+    "preference.rejected-leads-rephrases",
+    "DPO lowers the rejected response more than its rephrases.",
+    source=f"{PAPER}, §4.2, Fig. 4 (D3)",
+    premises=needs("dpo", "rejected", some=REPHRASES_OF_REJECTED),
+    expect="holds",
+    why="in the one released log with rephrases per example",
+)
+def rejected_leads_rephrases(ds: xr.Dataset) -> Effect:
+    """Change of the rephrase that follows best minus that of rejected."""
+    rejected, *rephrases = change(ds, "rejected", *measured(ds, REPHRASES_OF_REJECTED))
+    return ranked([x - rejected for x in rephrases])
+
+
+@run_claim(
+    "preference.margin-grows",
+    "DPO widens the margin log π(y+) − log π(y−).",
+    source=f"{PAPER}, §4.2, Fig. 4 (D4)",
+    premises=needs("dpo", "chosen", "rejected"),
+    expect="holds",
+    why="in the one released log with both per example",
+)
+def margin_grows(ds: xr.Dataset) -> Effect:
+    """Change of the margin."""
+    chosen, rejected = change(ds, "chosen", "rejected")
+    return ranked([chosen - rejected])
+
+
+@run_claim(
+    "preference.argmax-rises",
+    "DPO raises the argmax along the chosen contexts.",
+    source=f"{PAPER}, §4.2, Fig. 4 (D5)",
+    premises=needs("dpo", "chosen", argmax=True),
+    expect="open",
+    why="+7 nats in one released log (+20 in the means of its continuation), none in another, whose chosen falls by 25",
+)
+def argmax_rises(ds: xr.Dataset) -> Effect:
+    """Last minus first."""
+    return ranked(change(ds, ARGMAX))
+
+
+@run_claim(
+    "preference.argmax-rises-faster-than-sft",
+    "The argmax rises faster under DPO than the chosen response does under SFT of the same model.",
+    source=f"{PAPER}, §4.2 (“−113 to −63” against “−130 to −90”; F1b)",
+    premises=needs_pair(needs("dpo", "chosen", argmax=True), needs("sft", "chosen")),
+    expect="refuted",
+    why="along the chosen contexts, at equal numbers of training examples, it rises by 50 to 60 nats less",
+    takes="control",
+    instead="supervised.argmax-rises-too",
+)
+def argmax_rises_faster_than_sft(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Rise of argmax under DPO minus rise of chosen under SFT, after the same number of examples."""
+    one, other = _common(ds, control)
+    return ranked([change(one, ARGMAX)[0] - change(other, "chosen")[0]])
+
+
+@run_claim(
+    "preference.chosen-falls",
+    "DPO lowers the chosen response.",
+    source=f"{PAPER}, §1 and §4.2 (F10)",
+    premises=_DPO,
+    expect="conditional",
+    why="it falls in one released log with values per example and ends above its start in two",
+)
+def chosen_falls(ds: xr.Dataset) -> Effect:
+    """First minus last."""
+    return ranked([-x for x in change(ds, "chosen")])
+
+
+def _longer_sft(ds: xr.Dataset, control: xr.Dataset) -> str | None:
+    before = [x.attrs.get("sft_examples") for x in (ds, control)]
+    if not all(isinstance(n, int | float) for n in before):
+        return "how long SFT lasted before is not recorded (attr sft_examples)"
+    return None if before[0] > before[1] else "the SFT before it was not the longer one"  # type: ignore[operator]
+
+
+@run_claim(
+    "preference.longer-sft-squeezes-more",
+    "The longer the SFT before it, the more DPO widens the gap between the argmax and the chosen response.",
+    source=f"{PAPER}, App. D (D6)",
+    premises=needs_pair(needs("dpo", "chosen", argmax=True), needs("dpo", "chosen", argmax=True), _longer_sft),
+    expect="open",
+    why=_PAIRS + "DPO after SFT of two lengths",
+    takes="control",
+)
+def longer_sft_squeezes_more(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Widening of the gap after the longer SFT minus that after the shorter."""
+    (top, top_control), (chosen, chosen_control) = _deltas(ds, control, ARGMAX, "chosen")
+    return ranked([(top - chosen) - (top_control - chosen_control)])
+
+
+_OTHERS_OUT = {"chosen", "rejected"}
+
+
+def _others(ds: xr.Dataset, control: xr.Dataset) -> list[str]:
+    return [p for p in observed(ds) if p in observed(control) and p not in _OTHERS_OUT]
+
+
+def _arms(*, argmax: bool = False) -> tuple[Premise, Premise]:
+    return needs("dpo", "chosen", arm="extend", argmax=argmax), needs("dpo", "chosen", arm="baseline", argmax=argmax)
+
+
+@run_claim(
+    "preference.extend-slows-others",
+    "After extended SFT, DPO lowers the responses other than chosen and rejected less than after plain SFT.",
+    source=f"{PAPER}, §4.3, Fig. 5 (D7)",
+    premises=needs_pair(*_arms(), lambda ds, control: None if _others(ds, control) else "no other response measured"),
+    expect="open",
+    why=_PAIRS + "the extend arm",
+    takes="control",
+)
+def extend_slows_others(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """The response that gains least by extend."""
+    return ranked([a - b for a, b in _deltas(ds, control, *_others(ds, control))])
+
+
+@run_claim(
+    "preference.extend-slows-argmax-early",
+    "After extended SFT, the argmax rises less than after plain SFT between the first two evaluations of DPO.",
+    source=f"{PAPER}, §4.3, Fig. 5 (D7)",
+    premises=needs_pair(*_arms(argmax=True)),
+    expect="open",
+    why=_PAIRS + "the extend arm",
+    takes="control",
+)
+def extend_slows_argmax_early(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Rise of the control minus rise of extend, first to second common evaluation."""
+    with_extend, without = (curves(x, [ARGMAX])[ARGMAX] for x in _common(ds, control))
+    return ranked([(without[1] - without[0]) - (with_extend[1] - with_extend[0])])
+
+
+@run_claim(
+    "preference.extend-lowers-total-argmax",
+    "After extended SFT, the argmax rises less than after plain SFT over the whole of DPO.",
+    source="a reading of Fig. 5 (D7) that a reproduction with the fixed argmax does not support",
+    premises=needs_pair(*_arms(argmax=True)),
+    expect="open",
+    why=_PAIRS + "the extend arm",
+    takes="control",
+)
+def extend_lowers_total_argmax(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Rise of the control minus rise of extend, first to last common evaluation."""
+    ((with_extend, without),) = _deltas(ds, control, ARGMAX)
+    return ranked([without - with_extend])
+
+
+def published_path(ds: xr.Dataset, /, *, argmax: str | None = None) -> tuple[float, float]:
+    """Mean argmax along the chosen contexts at the first and at the last evaluation, in nats.
+
+    `argmax="argmax_logp_as_logged"` reads what a log with the argmax bug says.
+    """
+    path = curves(ds, [ARGMAX], argmax=argmax)[ARGMAX]
+    return float(np.nanmean(path[0])), float(np.nanmean(path[-1]))
+
+
+def _that_checkpoint(ds: xr.Dataset) -> str | None:
+    reason = needs("dpo", "chosen", argmax=True)(ds)
+    if reason is None:
+        start = float(np.nanmean(curves(ds, ["chosen"])["chosen"][0]))
+        if abs(start - CHECKPOINT) > 0.01:
+            return f"chosen starts at {start:.2f}, not at {CHECKPOINT}: another model than the one with −113"
+    return reason
+
+
+@run_claim(
+    "preference.argmax-as-published",
+    "In DPO of Pythia-410M the argmax along the chosen contexts starts at −113 nats and ends at −63.",
+    source=f"{PAPER}, §4.2, Fig. 4, last panel (F1)",
+    premises=_that_checkpoint,
+    expect="refuted",
+    why="−113 is the argmax along shuffled responses, written over the right one; the right one starts at −61.6",
+    instead="preference.argmax-rises",
+)
+def argmax_as_published(ds: xr.Dataset) -> Effect:
+    """One nat minus the larger distance from the two printed numbers."""
+    path = curves(ds, [ARGMAX])[ARGMAX]
+    off = [end - printed for end, printed in zip((path[0], path[-1]), PRINTED, strict=True)]
+    return ranked([DIGIT - sign * x for x in off for sign in (1.0, -1.0)])

@@ -1,0 +1,318 @@
+"""What a run claim is, and how one is tried: premises, effect with its interval, one family of tests per rung.
+
+A run claim says something about tables (`toyld.trajectory`): about one run (S1: chosen rises), about a run beside its
+control (D7: extend against baseline) or about all runs together (S6). Its premises are a function of the tables that
+returns None, or the reason why the claim says nothing about them. Its check returns an `Effect`, positive = as stated.
+
+The units of a run are its examples, or its seeds where it has several: Student's t over them says how sure the sign is
+for this one run, and nothing about other models. A mean without its examples has no interval and enters no verdict.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from toyld.claims.base import Claim, Expect, registry
+from toyld.diagnosis.resample import holm, p_value
+from toyld.diagnosis.thresholds import DEFAULT
+
+__all__ = [
+    "ALPHA",
+    "Effect",
+    "RunClaim",
+    "RunResult",
+    "Trial",
+    "arrangements",
+    "decide",
+    "evaluate_on",
+    "peaked",
+    "ranked",
+    "run_claim",
+    "summary",
+    "try_on",
+]
+
+Floats = NDArray[np.float64]
+Verdict = Literal["holds", "refuted", "conditional", "undecided", "not applicable", "not run"]
+ALPHA = round(1.0 - DEFAULT.level, 12)
+NAN = float("nan")
+MEAN = "a mean without its examples: no interval, no verdict"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """`value` > 0 = as stated, with its 95 % interval, over `n` units; `p` one-sided against value ≤ 0.
+
+    `p_below`: one-sided against value ≥ 0; 1 − p unless the statement is compound. NaN where nothing can be tested.
+
+    >>> round(Effect(1.0, 0.5, 1.5, 20, 0.001).two_sided, 6)
+    0.002
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float
+    p_below: float | None = None
+
+    @property
+    def below(self) -> float:
+        """One-sided p-value of the opposite."""
+        return 1.0 - self.p if self.p_below is None else self.p_below
+
+    @property
+    def two_sided(self) -> float:
+        """min(1, 2 min(p, p_below)); NaN where nothing was tested."""
+        return float(np.minimum(1.0, 2.0 * np.minimum(self.p, self.below)))
+
+
+def _finite(units: Floats) -> Floats:
+    values = np.asarray(units, float)
+    return values[np.isfinite(values)]
+
+
+def _bound(units: Floats, tail: float) -> float:
+    """Upper bound of the mean that fails with probability `tail`, by Student's t; NaN for fewer than two units."""
+    from scipy.special import stdtrit
+
+    n = len(units)
+    return float(units.mean() + stdtrit(n - 1, 1.0 - tail) * units.std(ddof=1) / n**0.5) if n > 1 else float("nan")
+
+
+def ranked(parts: Sequence[Floats], rank: int = 1, /) -> Effect:
+    """The `rank`-th smallest of the means of K parts, each an array of units: positive if all but rank − 1 of them are.
+
+    rank 1 = every part (with K = 1 a plain mean), 2 = all but one. p = rank · p_(K−rank+1) and p_below =
+    (K − rank + 1) · p'_(rank) with p-values in ascending order: Bonferroni's partial conjunctions (Benjamini & Heller
+    2008, Biometrics 64:1215), valid whatever the dependence; the interval inverts them. n = fewest units of a part.
+
+    >>> e = ranked([np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])])
+    >>> e.value, e.n, round(e.p, 4), round(e.low, 2)
+    (2.0, 3, 0.0371, -0.48)
+    """
+    units = [_finite(part) for part in parts]
+    k, tail = len(units), (1.0 - DEFAULT.level) / 2.0
+    if not 1 <= rank <= k:
+        msg = f"expected a rank in 1 … {k}, got {rank}"
+        raise ValueError(msg)
+    n = min(map(len, units))
+    value = float(np.sort([u.mean() if len(u) else np.nan for u in units])[rank - 1])
+    if n < 2:
+        return Effect(value, NAN, NAN, n, NAN, NAN)
+    above, below = np.sort([p_value(u) for u in units]), np.sort([p_value(-u) for u in units])
+    low = np.sort([-_bound(-u, tail / rank) for u in units])[rank - 1]
+    high = np.sort([_bound(u, tail / (k - rank + 1)) for u in units])[rank - 1]
+    p, p_below = min(1.0, rank * above[k - rank]), min(1.0, (k - rank + 1) * below[rank - 1])
+    return Effect(value, float(low), float(high), n, float(p), float(p_below))
+
+
+def peaked(curves: Sequence[Floats], /) -> Effect:
+    """Whether every curve [step, unit] goes up and then down: min over curves, max over k, min(x_k − x_0, x_k − x_end).
+
+    The peak is the best of K inner evaluations, so each is tested at 1/K of the level; the opposite (at no evaluation
+    does the curve stand above both ends) must be shown at every evaluation and by one of two ends.
+
+    >>> e = peaked([np.array([[0.0, 0.0, 0.0], [2.9, 3.0, 3.1], [1.0, 0.8, 1.2]])])
+    >>> round(e.value, 2), round(e.p, 4)
+    (2.0, 0.0012)
+    """
+    share, tail = len(curves), (1.0 - DEFAULT.level) / 2.0
+    found = []
+    for x in curves:
+        x = x[:, np.isfinite(x[[0, -1]]).all(0)]
+        inner = [(_finite(at - x[0]), _finite(at - x[-1])) for at in x[1:-1]]
+        inner = [pair for pair in inner if min(map(len, pair)) > 0]
+        means = [min(float(u.mean()) for u in pair) for pair in inner]
+        n = min((len(u) for pair in inner for u in pair), default=0)
+        if n < 2:
+            found.append((max(means, default=NAN), NAN, NAN, n, NAN, NAN))
+            continue
+        k = len(inner)
+        p = min(1.0, k * min(max(p_value(u) for u in pair) for pair in inner))
+        p_below = max(min(1.0, 2.0 * min(p_value(-u) for u in pair)) for pair in inner)
+        low = max(min(-_bound(-u, tail / k) for u in pair) for pair in inner)
+        high = max(min(_bound(u, tail / (2 * share)) for u in pair) for pair in inner)
+        found.append((max(means), low, high, n, p, p_below))
+    values, lows, highs, counts, ps, belows = zip(*found, strict=True)
+    p, p_below = float(np.max(ps)), float(np.minimum(1.0, share * np.min(belows)))
+    return Effect(float(np.min(values)), float(np.min(lows)), float(np.min(highs)), min(counts), p, p_below)
+
+
+@dataclass(frozen=True)
+class RunClaim(Claim):
+    """A claim about tables: `premises(*tables)` is None or a reason, `check(*tables)` an `Effect` in `unit`."""
+
+    takes: Literal["run", "control", "all"] = "run"  # one run; a run and its control; all runs at once
+    unit: str = "nats"
+
+
+def run_claim(
+    id: str,
+    statement: str,
+    /,
+    *,
+    source: str,
+    premises: Callable[..., str | None],
+    expect: Expect,
+    why: str,
+    takes: Literal["run", "control", "all"] = "run",
+    instead: str | None = None,
+) -> Callable[[Callable[..., Effect]], RunClaim]:
+    """Decorator: the function below is the check of this run claim; `why` says what `expect` rests on."""
+
+    def register(check: Callable[..., Effect]) -> RunClaim:
+        if id in registry:
+            msg = f"claim id {id!r} is taken; expected a new one"
+            raise ValueError(msg)
+        one = RunClaim(
+            id, statement, source, "trend", check, premises, expect, "run", ("published",), why, instead=instead,
+            takes=takes,
+        )  # fmt: skip
+        registry[id] = one
+        return one
+
+    return register
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One claim on one run (or run and control, or all runs): its effect, or why it does not apply."""
+
+    runs: tuple[str, ...]
+    effect: Effect | None
+    why: str | None = None
+    verdict: Verdict = "undecided"
+    recorded: bool = False
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a p-value: more than a mean."""
+        return self.effect is not None and not np.isnan(self.effect.two_sided)
+
+
+def arrangements(claim: RunClaim, names: Sequence[str], /) -> list[tuple[str, ...]]:
+    """The ways to hand runs to a claim: each; each ordered pair of two; all of them."""
+    if claim.takes == "all":
+        return [tuple(names)] if names else []
+    return list(permutations(names, 2 if claim.takes == "control" else 1))
+
+
+def try_on(claim: RunClaim, runs: Mapping[str, xr.Dataset], /) -> list[Trial]:
+    """The claim on every arrangement of the runs, without verdicts (`decide` gives them to a whole family)."""
+    out = []
+    for names in arrangements(claim, list(runs)):
+        tables = [runs[name] for name in names]
+        reason = claim.premises(*tables)
+        effect = claim.check(*tables) if reason is None else None
+        if effect is not None and np.isnan(effect.two_sided):
+            reason = MEAN
+        out.append(Trial(names, effect, reason))
+    return out
+
+
+def decide(family: Mapping[str, Sequence[Trial]], /) -> dict[str, list[Trial]]:
+    """Every trial of a family with its verdict: holds or refuted if two-sided significant after Holm at 5 %.
+
+    All trials of all claims of one rung are one family, so that a false *holds* or *refuted* anywhere in it has a
+    probability of at most 5 %.
+    """
+    p = [trial.effect.two_sided if trial.effect is not None else np.nan for ts in family.values() for trial in ts]
+    adjusted = iter(holm(np.array(p, float)).tolist())
+
+    def one(trial: Trial) -> Trial:
+        sure = next(adjusted) <= ALPHA
+        if trial.effect is None:
+            return replace(trial, verdict="not applicable")
+        sign: Verdict = "holds" if trial.effect.p < trial.effect.below else "refuted"
+        return replace(trial, verdict=sign if sure else "undecided")
+
+    return {id: [one(trial) for trial in trials] for id, trials in family.items()}
+
+
+def summary(trials: Sequence[Trial], /) -> Verdict:
+    """One verdict over runs: holds or refuted if in every run tested, conditional if both occur, else undecided."""
+    if not trials:
+        return "not run"
+    if all(trial.effect is None for trial in trials):
+        return "not applicable"
+    found = {trial.verdict for trial in trials if trial.tested}
+    if found in ({"holds"}, {"refuted"}):
+        return found.pop()
+    return "conditional" if {"holds", "refuted"} <= found else "undecided"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What trying a run claim gave, run by run; `recorded`: where the numbers come from if not computed now."""
+
+    claim: RunClaim
+    trials: tuple[Trial, ...]
+    recorded: Mapping[str, Any] | None = None
+
+    @property
+    def summary(self) -> Verdict:
+        """The verdict over all runs."""
+        return summary(self.trials)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in the words of `expect`: undecided and not applicable are both *open*."""
+        return "open" if self.summary in ("undecided", "not applicable") else self.summary
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the verdict is the one that we assert."""
+        return self.verdict == self.claim.expect
+
+    @property
+    def tested(self) -> list[Trial]:
+        """The trials with a p-value."""
+        return [trial for trial in self.trials if trial.tested]
+
+    @property
+    def effect(self) -> Effect | None:
+        """The effect that speaks least for the verdict; where there is none, the one nearest to 0; means come last."""
+        pick = {"holds": lambda e: e.value, "refuted": lambda e: -e.value}.get(self.summary, lambda e: abs(e.value))
+        known = [t.effect for t in self.tested or self.trials if t.effect is not None]
+        return min(known, key=pick, default=None)
+
+    @property
+    def why(self) -> str:
+        """Why there is no clear verdict: reasons of the runs to which the claim does not apply, or the counts."""
+        if self.summary == "not run":
+            return "neither the runs nor recorded effects are there"
+        if self.summary == "not applicable":
+            reasons = Counter(trial.why or "" for trial in self.trials)
+            return "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common())
+        counts = Counter(trial.verdict for trial in self.tested)
+        if self.summary in ("conditional", "undecided"):
+            shown = ", ".join(f"{verdict} in {n}" for verdict, n in counts.items()) or "only means, no interval"
+            return f"{shown} of the runs tested" if counts else shown
+        return ""
+
+    def lines(self) -> list[str]:
+        """Run by run in words, those to which the claim does not apply by reason."""
+        unit, out = self.claim.unit, []
+        for trial in self.trials:
+            if trial.effect is not None:
+                e, which = trial.effect, " against ".join(trial.runs)
+                span = (
+                    f"[{e.low:+.4g}, {e.high:+.4g}], n = {e.n}: {trial.verdict}" if trial.tested else f"({trial.why})"
+                )
+                out.append(f"{which}: {e.value:+.4g} {unit} {span}{', recorded' if trial.recorded else ''}")
+        reasons = Counter(trial.why or "" for trial in self.trials if trial.effect is None)
+        return out + [f"not applicable to {n}: {reason}" for reason, n in reasons.most_common()]
+
+
+def evaluate_on(claim: RunClaim, runs: Mapping[str, xr.Dataset], /) -> RunResult:
+    """Try one run claim on tables by name; its trials are the whole family."""
+    return RunResult(claim, tuple(decide({claim.id: try_on(claim, runs)})[claim.id]))

@@ -1,0 +1,156 @@
+"""What SFT does to each kind of response, run by run: S1 to S6 of Ren & Sutherland 2025, §4.1 and Figure 3.
+
+Changes are of summed log-probabilities, in nats per response, from the first evaluation to the last. A plural ("the
+similar responses") means each of those that the run measured.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from toyld.claims.runs import Effect, peaked, ranked, run_claim
+from toyld.claims.tables import (
+    ARGMAX,
+    SHUFFLED,
+    SIMILAR,
+    change,
+    curves,
+    first_reason,
+    measured,
+    needs,
+)
+from toyld.claims.tools import PAPER
+
+__all__: list[str] = []
+_NO_RUN = "no released SFT log with values per example measured them: nothing at hand can test it"
+
+
+@run_claim(
+    "supervised.chosen-rises",
+    "During SFT the mean log-probability of the chosen response rises from every evaluation to the next.",
+    source=f"{PAPER}, §4.1, Fig. 3 (S1)",
+    premises=needs("sft", "chosen", evaluations=3),
+    expect="holds",
+    why="in the one released SFT log with values per example every one of 39 rises is significant",
+)
+def chosen_rises(ds: xr.Dataset) -> Effect:
+    """The smallest rise between two evaluations."""
+    return ranked(list(np.diff(curves(ds, ["chosen"])["chosen"], axis=0)))
+
+
+@run_claim(
+    "supervised.similar-bell",
+    "During SFT the responses similar to the chosen one (rephrases, the rejected one, the model's first answer) first "
+    "rise and then fall.",
+    source=f"{PAPER}, §4.1, Fig. 3 (S2)",
+    premises=needs("sft", "chosen", some=SIMILAR, evaluations=3),
+    expect="open",
+    why=_NO_RUN,
+)
+def similar_bell(ds: xr.Dataset) -> Effect:
+    """Height of the flattest bell above the higher of its two ends, at the best inner evaluation."""
+    return peaked(list(curves(ds, measured(ds, SIMILAR)).values()))
+
+
+@run_claim(
+    "supervised.other-answers-rise",
+    "SFT raises, for one training prompt, the chosen response of another training prompt.",
+    source=f"{PAPER}, §4.1, Fig. 3 (S3)",
+    premises=needs("sft", "irr_train"),
+    expect="open",
+    why=_NO_RUN,
+)
+def other_answers_rise(ds: xr.Dataset) -> Effect:
+    """Last minus first."""
+    return ranked(change(ds, "irr_train"))
+
+
+@run_claim(
+    "supervised.untaught-rise-less",
+    "SFT raises the chosen response of a test prompt, which was never taught, less than that of another training "
+    "prompt, or lowers it.",
+    source=f"{PAPER}, §4.1, Fig. 3 (S4)",
+    premises=needs("sft", "irr_train", "irr_test"),
+    expect="open",
+    why=_NO_RUN,
+)
+def untaught_rise_less(ds: xr.Dataset) -> Effect:
+    """The difference of the two changes, prompt by prompt."""
+    taught, untaught = change(ds, "irr_train", "irr_test")
+    return ranked([taught - untaught])
+
+
+@run_claim(
+    "supervised.shuffled-fall",
+    "SFT lowers the responses with shuffled words.",
+    source=f"{PAPER}, §4.1, Fig. 3 (S5); as a consequence of push-down alone see F11",
+    premises=needs("sft", "chosen", some=SHUFFLED),
+    expect="open",
+    why=_NO_RUN,
+)
+def shuffled_fall(ds: xr.Dataset) -> Effect:
+    """The smaller fall."""
+    return ranked([-x for x in change(ds, *measured(ds, SHUFFLED))])
+
+
+@run_claim(
+    "supervised.argmax-rises-too",
+    "Plain SFT, too, raises the argmax along the chosen contexts: a rising argmax alone is no sign of squeezing.",
+    source="the authors' logs after their fix of argmax (F1b)",
+    premises=needs("sft", "chosen", argmax=True),
+    expect="holds",
+    why="+17 nats in the one released SFT log with values per example",
+)
+def argmax_rises_too(ds: xr.Dataset) -> Effect:
+    """Last minus first."""
+    return ranked(change(ds, ARGMAX))
+
+
+@run_claim(
+    "supervised.extend-lifts-rejected",
+    "SFT on chosen and rejected responses (extend) raises the rejected one.",
+    source=f"{PAPER}, §4.3, Fig. 5 (D7, first half)",
+    premises=needs("sft", "rejected", arm="extend"),
+    expect="open",
+    why="no log at hand is of extended SFT",
+)
+def extend_lifts_rejected(ds: xr.Dataset) -> Effect:
+    """Last minus first."""
+    return ranked(change(ds, "rejected"))
+
+
+def _directions(ds: xr.Dataset) -> list[np.ndarray]:
+    """What S1 and S3-S5 say must be positive, by unit, for whatever this run measured."""
+    known = measured(ds)
+    parts = change(ds, "chosen")
+    if "irr_train" in known:
+        parts += change(ds, "irr_train")
+    if {"irr_train", "irr_test"} <= set(known):
+        taught, untaught = change(ds, "irr_train", "irr_test")
+        parts.append(taught - untaught)
+    return parts + [-x for p in measured(ds, SHUFFLED) for x in change(ds, p)]
+
+
+def _several_models(*runs: xr.Dataset) -> str | None:
+    reasons = [needs("sft", "chosen")(ds) for ds in runs]
+    models = {str(ds.attrs.get("model", "unknown")) for ds, why in zip(runs, reasons, strict=True) if why is None}
+    models -= {"unknown"}
+    if len(models) < 2:
+        return f"SFT runs of {len(models)} known model(s), at least 2 are needed"
+    return first_reason(*(why for why in reasons if why is not None and "stage" not in why))
+
+
+@run_claim(
+    "supervised.trends-everywhere",
+    "In every model trained by SFT the chosen response ends higher (S1), other training prompts' answers rise (S3), "
+    "untaught ones rise less (S4), and shuffled ones fall (S5).",
+    source=f"{PAPER}, §4.1 and App. D (S6)",
+    premises=_several_models,
+    expect="open",
+    why="the released SFT logs with values per example are of one model",
+    takes="all",
+)
+def trends_everywhere(*runs: xr.Dataset) -> Effect:
+    """The weakest of all these changes in all SFT runs."""
+    return ranked([part for ds in runs if ds.attrs["stage"] == "sft" for part in _directions(ds)])

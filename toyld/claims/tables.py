@@ -1,0 +1,175 @@
+"""What run claims read off a table: curves by unit, changes since the start, runs matched in time, premises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from toyld.probes.kinds import group, rephrases_of
+from toyld.trajectory import below_label
+
+__all__ = [
+    "ARGMAX",
+    "REPHRASES",
+    "REPHRASES_OF_REJECTED",
+    "SHUFFLED",
+    "SIMILAR",
+    "change",
+    "curves",
+    "first_reason",
+    "matched",
+    "measured",
+    "needs",
+    "needs_pair",
+    "observed",
+    "same_model",
+]
+
+Floats = NDArray[np.float64]
+REPHRASES, REPHRASES_OF_REJECTED = rephrases_of("chosen"), rephrases_of("rejected")
+SIMILAR, SHUFFLED = group("similar"), group("shuffled")
+ARGMAX = "argmax along chosen"  # not a probe: variable argmax_logp at probe chosen
+
+
+def measured(ds: xr.Dataset, probes: Iterable[str] | None = None, /) -> tuple[str, ...]:
+    """The probes (of those named) whose log-probability was measured, in the table's order."""
+    if "logp" not in ds:
+        return ()
+    known = [str(p) for p in ds.probe.values if np.isfinite(ds.logp.sel(probe=p).values).any()]
+    return tuple(p for p in known if probes is None or p in set(probes))
+
+
+def observed(ds: xr.Dataset, /) -> tuple[str, ...]:
+    """The measured responses that stand on their own: no beginnings of chosen, no path of the model's own."""
+    return tuple(p for p in measured(ds) if p not in (*group("part"), *group("path")))
+
+
+def _by_unit(ds: xr.Dataset, name: str, variable: str | None) -> Floats:
+    """[step, unit]: the examples, or the seeds where there are several (each the mean of its examples)."""
+    wanted = variable or ("argmax_logp" if name == ARGMAX else "logp")
+    values = ds[wanted].sel(probe="chosen" if name == ARGMAX else name).transpose("step", "seed", "example").values
+    if values.shape[1] == 1:
+        return np.asarray(values[:, 0, :], float)
+    known = np.isfinite(values)
+    count = known.sum(-1)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
+def curves(ds: xr.Dataset, names: Iterable[str], /, *, argmax: str | None = None) -> dict[str, Floats]:
+    """Curves [evaluation, unit] of probes and of `ARGMAX`, at the evaluations where all of them were measured.
+
+    `argmax`: another variable to read the argmax from.
+
+    >>> from toyld.trajectory import trajectory
+    >>> ds = trajectory({"logp": [[[[-3.0, -4.0]], [[-2.5, -4.0]]]]}, step=[0, 9], probe=["chosen"], example=["a", "b"])
+    >>> curves(ds, ["chosen"])["chosen"].tolist()
+    [[-3.0, -4.0], [-2.5, -4.0]]
+    """
+    found = {name: _by_unit(ds, name, argmax if name == ARGMAX else None) for name in names}
+    rows = np.logical_and.reduce([np.isfinite(a).any(1) for a in found.values()])
+    return {name: a[rows] for name, a in found.items()}
+
+
+def change(ds: xr.Dataset, *names: str) -> list[Floats]:
+    """Last minus first evaluation of each curve, by unit."""
+    return [a[-1] - a[0] for a in curves(ds, names).values()]
+
+
+def _times(ds: xr.Dataset, name: str) -> list[int]:
+    return [int(t) for t in ds[name].values]
+
+
+def matched(ds: xr.Dataset, control: xr.Dataset, /) -> tuple[xr.Dataset, xr.Dataset] | None:
+    """Both tables at their common evaluations (by examples seen, else by step) and units; None where nothing matches.
+
+    Units are matched by name: the examples of one probing set, or the seeds where there are several.
+    """
+    clock = "examples_seen" if "examples_seen" in ds.coords and "examples_seen" in control.coords else "step"
+    if clock == "step" and ds.attrs["step_unit"] != control.attrs["step_unit"]:
+        return None
+    unit = "seed" if max(ds.sizes["seed"], control.sizes["seed"]) > 1 else "example"
+    if set(ds[unit].values.tolist()) != set(control[unit].values.tolist()):
+        return None
+    if unit == "example" and ds.attrs.get("probing_set") != control.attrs.get("probing_set"):
+        return None
+    common = sorted(set(_times(ds, clock)) & set(_times(control, clock)))
+    if len(common) < 2:
+        return None
+    at = [_times(ds, clock).index(t) for t in common], [_times(control, clock).index(t) for t in common]
+    if unit == "seed":
+        return ds.isel(step=at[0]), control.isel(step=at[1]).sel(seed=ds.seed)
+    return ds.isel(step=at[0]), control.isel(step=at[1]).sel(example=ds.example)
+
+
+def needs(
+    stage: str,
+    *probes: str,
+    some: Iterable[str] = (),
+    argmax: bool = False,
+    evaluations: int = 2,
+    arm: str | None = None,
+) -> Callable[[xr.Dataset], str | None]:
+    """Premises of a claim about one run: its stage (and arm), probes measured (all, and one of `some`), its length.
+
+    The stage is attr `stage`: recorded by whoever made the table, or stated by whoever reads a log that lacks it.
+    """
+    group = tuple(some)
+
+    def reason(ds: xr.Dataset, /) -> str | None:
+        given = ds.attrs["stage"]
+        if given != stage:
+            other = "its stage is not recorded: state it" if given == "unknown" else f"a run of stage {given}"
+            return f"{other}; the claim is about {stage}"
+        if arm is not None and ds.attrs["arm"] != arm:
+            other = "is not recorded: state it" if ds.attrs["arm"] == "unknown" else f"is {ds.attrs['arm']}"
+            return f"its arm {other}; the claim is about {arm}"
+        known = measured(ds)
+        if lacking := [p for p in probes if p not in known]:
+            return f"not measured: {', '.join(lacking)}"
+        if group and not set(group) & set(known):
+            return f"none measured of {', '.join(group)}"
+        if argmax:
+            if "argmax_logp" not in ds or not np.isfinite(ds.argmax_logp.sel(probe="chosen").values).any():
+                return "not measured: argmax along the chosen contexts"
+            if bool(below_label(ds.sel(probe=["chosen"])).any()):
+                return "its argmax lies below the label's log-probability: measured along other contexts"
+        if not ds.attrs["has_step0"]:
+            return "its first evaluation comes after the first update"
+        names = [*probes, *(p for p in known if p in group), *([ARGMAX] if argmax else [])]
+        n = len(curves(ds, names)[names[0]])
+        return None if n >= evaluations else f"{n} evaluation(s), at least {evaluations} are needed"
+
+    return reason
+
+
+def first_reason(*reasons: str | None) -> str | None:
+    """The first that is one."""
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def same_model(ds: xr.Dataset, control: xr.Dataset, /) -> str | None:
+    """None unless attr `model` is known of both and differs."""
+    models = [str(x.attrs.get("model", "")) for x in (ds, control)]
+    return f"runs of two models: {', '.join(models)}" if all(models) and models[0] != models[1] else None
+
+
+def needs_pair(
+    run: Callable[[xr.Dataset], str | None],
+    other: Callable[[xr.Dataset], str | None],
+    further: Callable[[xr.Dataset, xr.Dataset], str | None] | None = None,
+    /,
+) -> Callable[[xr.Dataset, xr.Dataset], str | None]:
+    """Premises of a claim about a run and its control: those of each, one model, common evaluations and units."""
+
+    def reason(ds: xr.Dataset, control: xr.Dataset, /) -> str | None:
+        alone = first_reason(run(ds), other(control), same_model(ds, control))
+        if alone is None and further is not None:
+            alone = further(ds, control)
+        if alone is None and matched(ds, control) is None:
+            return "the two runs share no two evaluations, or were probed on other examples or seeds"
+        return alone
+
+    return reason

@@ -1,0 +1,73 @@
+"""Every number that a verdict depends on, each with its reason; none was fitted to a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+__all__ = ["DEFAULT", "Thresholds", "reasons"]
+
+
+def _because(value: float, reason: str) -> float:
+    return field(default=value, metadata={"reason": reason})
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The numbers of `toyld.diagnosis`; `reasons()` lists them with why they are what they are.
+
+    >>> DEFAULT.flat
+    0.25
+    """
+
+    flat: float = _because(
+        0.25,
+        "a move is flat beside another if it is less than a quarter of it: two moves are told apart by direction only "
+        "where one does not dwarf the other; argmax must also keep three quarters of its room below log 1 = 0",
+    )
+    material: float = _because(
+        0.01,
+        "a mean that moved by less than a hundredth of its own starting log-probability has not moved for a reader of "
+        "the text, however many examples make it significant",
+    )
+    jitter: float = _because(
+        2.0 * 2.0**0.5,
+        "difference of two evaluations, each with the run's own evaluation-to-evaluation jitter: two standard "
+        "deviations of a difference",
+    )
+    jitter_evaluations: float = _because(
+        8, "second differences of fewer evaluations measure the curve's own bend, not its jitter"
+    )
+    level: float = _because(0.95, "intervals, two-sided")
+    resamples: float = _because(1000, "percentile bootstrap over examples: 25 resamples lie beyond either bound")
+    warning_run: float = _because(2, "an early warning needs two evaluations in a row: one may be jitter")
+    collapse: float = _because(
+        0.5, "collapse: the argmax path has lost half of its surprise, and its gap to chosen has not closed"
+    )
+    effective_examples: float = _because(
+        10, "a mean of exp-moments carried by fewer examples than this says nothing of those that were not drawn"
+    )
+    first_rows: float = _because(
+        5, "a line from the first logged rows back to step 0 has three degrees of freedom left, so a t quantile of 3"
+    )
+    settle_updates: float = _because(
+        2.5,
+        "rewards that start at 0 and settle with a time constant of t updates leave the first row, a mean of s "
+        "updates, short of the next by about t / s of itself: no run finishes moving within two or three updates",
+    )
+    missing_rejected: float = _because(0.1, "without rejected, healthy and rejection are not told apart")
+    missing_examples: float = _because(0.2, "means hide mixed populations, and have no intervals")
+    missing_floor: float = _because(0.05, "the scoring noise was not measured")
+    missing_step0: float = _because(0.2, "changes count from the first evaluation, after training had begun")
+    missing_others: float = _because(0.05, "no other probe says where the mass went")
+
+
+DEFAULT = Thresholds()
+
+
+def reasons(thresholds: Thresholds = DEFAULT, /) -> dict[str, tuple[float, str]]:
+    """Name -> (value, why it is that).
+
+    >>> reasons()["level"]
+    (0.95, 'intervals, two-sided')
+    """
+    return {f.name: (getattr(thresholds, f.name), f.metadata["reason"]) for f in fields(thresholds)}

@@ -1,0 +1,1 @@
+"""Language models as Hugging Face stores them: exact probes of given responses at saved checkpoints."""

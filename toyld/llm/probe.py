@@ -1,0 +1,281 @@
+"""The probes of a run, measured after the fact from its saved checkpoints, into a run folder.
+
+For every checkpoint, response kind and example: `toyld.llm.score`'s numbers of the kind's response behind the
+example's prompt. One file an evaluation, written whole; what is there already is not measured again. The scoring noise
+is measured once, on the first checkpoint's chosen responses.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toyld.checked import BadInput
+from toyld.llm import checkpoints
+from toyld.llm.encode import Encoded, encode
+from toyld.llm.score import Scores, noise_floor, score_encoded
+from toyld.probes import Preferences, ProbeSet, Row, make, read_preference, resolve
+from toyld.probes.preference import records
+from toyld.trajectory import load, read_folder, trajectory
+from toyld.trajectory.folder import RunFolder
+
+__all__ = ["Report", "probe", "read_probes"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `probe` did: steps measured and steps that were there already, how the steps are known, how much was cut."""
+
+    measured: tuple[int, ...]
+    skipped: tuple[int, ...]
+    steps_from: str
+    has_step0: bool
+    kinds: tuple[str, ...]
+    missing: dict[str, str]
+    n_examples: int
+    n_refused: int
+    n_responses: int
+    n_cut: int
+    noise_floor: float | None
+
+
+def probe(
+    models: Sequence[str],
+    data: str | Path,
+    out: str | Path,
+    /,
+    *,
+    reference: str | None = None,
+    steps: Sequence[int] | None = None,
+    kinds: Sequence[str] = (),
+    held_out: bool = False,
+    n: int = 128,
+    max_length: int = 512,
+    eos: bool = True,
+    batch_size: int = 8,
+    dtype: str = "float32",
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    stage: str = "dpo",
+    arm: str = "baseline",
+    tell: Callable[[str, int, int], object] | None = None,
+) -> Report:
+    """Measure every checkpoint that the run folder `out` does not hold yet.
+
+    `models`: folders or Hub names in training order, the policy before training first; `steps`: see
+    `checkpoints.course`; `reference`: a model whose log-probabilities are stored as ref_logp; `data`, `kinds`,
+    `held_out`, `n`, `seed`: see `read_probes`; the rest: see `toyld.llm.score`. `tell` hears (what, done, total),
+    counted in responses. With `resume` checkpoints may be added to a run.
+
+    Raises:
+        BadInput: models, tokenizer, data or folder that do not serve, in one line.
+    """
+    if batch_size < 1:
+        raise BadInput(f"--batch-size: expected at least 1, got {batch_size}")
+    with checkpoints.quiet():
+        way = checkpoints.course(models, steps=steps)
+        device = checkpoints.pick_device(device)
+        every = (*way.models, *([] if reference is None else [reference]))
+        configs = [checkpoints.load_config(model) for model in every]  # all of them, before anything takes long
+        probes, n_refused = read_probes(data, kinds=kinds, held_out=held_out, n=n, seed=seed)
+        tokenizer = checkpoints.load_tokenizer(way.models, chat=probes.messages is not None)
+        cells = _encode(tokenizer, probes, max_length=max_length, eos=eos)
+        names = list(probes.responses)
+        fits = {"largest_id": max(max(i.ids) for i in cells.items), "longest": max(len(i.ids) for i in cells.items)}
+        size: int | None = None
+        for model, described in zip(every, configs, strict=True):
+            size = checkpoints.check_fit(described, model, size=size, **fits)
+        prints = {"probes": probes.sha256[:16], "tokens": cells.fingerprint}
+        config: dict[str, Any] = {"first": way.models[0], "reference": reference, "fingerprints": prints}
+        config |= {"kinds": names}
+        config |= {"examples": len(probes), "max_length": max_length, "eos": eos, "dtype": dtype, "arm": arm}
+        config |= {"batch_size": batch_size, "seed": seed, "probes": dict(probes.provenance)}
+        folder = RunFolder.create(out, command="toyld probe", config=config, stages=[stage], resume=resume)
+        known = _known(folder, way, stage, arm)
+        attrs: dict[str, Any] = {"vocab_size": size, "fingerprints": prints, "probing_set": prints["probes"]}
+        attrs |= {"n_cut": cells.n_cut, "max_length": max_length, "dtype": dtype}
+
+        def measure(model: str, loaded: Any) -> Scores:
+            done = 0
+
+            def tick(count: int) -> None:
+                nonlocal done
+                done += count
+                if tell is not None:
+                    tell(Path(model).name or model, done, len(cells.items))
+
+            try:
+                return score_encoded(loaded, cells.items, batch_size=batch_size, tick=tick)
+            except BadInput as bad:
+                raise BadInput(f"{model}: {bad}") from None
+
+        todo = [(model, step) for model, step in zip(way.models, way.steps, strict=True) if step not in known.steps]
+        ref, floor = known.reference, known.noise_floor
+        if todo and reference is not None and ref is None:
+            ref = cells.spread(measure(reference, _load(reference, dtype, device, size, fits)).logp)
+        for model, step in todo:
+            loaded = _load(model, dtype, device, size, fits)
+            scores = measure(model, loaded)
+            if floor is None:
+                of_chosen = [i for i, (kind, _) in enumerate(cells.where) if names[kind] == "chosen"]
+                chosen = [cells.items[i] for i in of_chosen]
+                floor = noise_floor(loaded, chosen, scores.at(of_chosen), batch_size=batch_size)
+            table = {name: cells.spread(values)[None, None] for name, values in vars(scores).items()}
+            table["n_tokens"] = table["n_tokens"][:, 0]
+            if ref is not None:
+                table["ref_logp"] = ref[None]
+            ds = trajectory(
+                table,
+                step=[step],
+                probe=names,
+                example=probes.ids,
+                world="llm",
+                stage=stage,
+                arm=arm,
+                has_step0=step == 0,
+                attrs=attrs | {"noise_floor": floor, "checkpoint": model},
+            )
+            folder.write(ds)
+            del loaded
+            gc.collect()  # before the next one is loaded: two need not fit
+    return Report(
+        measured=tuple(step for _, step in todo),
+        skipped=tuple(step for step in way.steps if step in known.steps),
+        steps_from=way.known_from,
+        has_step0=way.has_step0,
+        kinds=tuple(names),
+        missing=dict(probes.missing),
+        n_examples=len(probes),
+        n_refused=n_refused,
+        n_responses=len(cells.items),
+        n_cut=cells.n_cut,
+        noise_floor=floor,
+    )
+
+
+def read_probes(
+    data: str | Path, /, *, kinds: Sequence[str] = (), held_out: bool = False, n: int = 128, seed: int = 0
+) -> tuple[ProbeSet, int]:
+    """What to score, and how many rows of the data are of no use: a ProbeSet's file, or preference pairs.
+
+    `kinds`: keys or short names of `toyld.probes.KINDS`; by default chosen, rejected, every kind that the data carry,
+    another prompt's answer and permuted words. `held_out`: the run does not train on these pairs. `n`: examples at
+    most, a random sample by `seed`.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "pairs.jsonl"
+    >>> row = {"prompt": "Sky?", "chosen": "It is blue.", "rejected": "Green."}
+    >>> _ = path.write_text(json.dumps(row))
+    >>> list(read_probes(path)[0].responses)
+    ['chosen', 'rejected', 'random_permute']
+    """
+    if n < 1:
+        raise BadInput(f"--n: expected at least 1, got {n}")
+    wanted = {"chosen", *resolve(kinds, held_out=held_out)}
+    first = next(records(data), None)
+    if isinstance(first, dict) and "probe_set" in first:
+        probes, refused = ProbeSet.from_jsonl(data), 0
+        probes = probes.take(min(n, len(probes)))
+    else:
+        pairs = read_preference(data, on_bad="skip")
+        rows = tuple(row for row in pairs.rows if _one_answer(row))
+        if not rows:
+            msg = "expected conversations whose responses are one message of the assistant, got none"
+            raise BadInput(msg + "; give prompt, chosen and rejected as text")
+        refused = len(pairs.refused) + len(pairs) - len(rows)
+        extra = wanted if kinds else {"other_prompt", "permuted", *(key for row in rows for key in row.extra)}
+        kept = Preferences(rows, pairs.refused, pairs.sha256)
+        probes = make(kept, extra, seed=seed, n=min(n, len(rows)), held_out=held_out)
+    if kinds:
+        if absent := sorted(wanted - set(probes.responses)):
+            why = probes.missing.get(absent[0], "the data hold none")
+            raise BadInput(f"--kinds: expected responses of kind {absent[0]}, got none ({why}); leave it out")
+        probes = replace(probes, responses={key: texts for key, texts in probes.responses.items() if key in wanted})
+    return probes, refused
+
+
+def _one_answer(row: Row) -> bool:
+    """Whether other texts can take the response's place: it is text, or one message of the assistant."""
+    replies = [row.messages[side] for side in ("chosen", "rejected")] if row.messages else []
+    return all(len(reply) == 1 and reply[0]["role"] == "assistant" for reply in replies)
+
+
+def _load(model: str, dtype: str, device: str, size: int | None, fits: dict[str, int]) -> Any:
+    loaded = checkpoints.load_model(model, dtype=dtype, device=device)
+    checkpoints.check_fit(loaded.config, model, size=size, **fits)
+    return loaded
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Every response there is, encoded, and its (kind, example) in the table."""
+
+    items: list[Encoded]
+    where: list[tuple[int, int]]
+    shape: tuple[int, int]
+
+    @property
+    def n_cut(self) -> int:
+        return sum(item.cut > 0 for item in self.items)
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest([[item.start, *item.ids] for item in self.items])
+
+    def spread(self, values: Floats) -> Floats:
+        """(N,) into (kind, example); NaN where there is no response."""
+        out = np.full(self.shape, np.nan)
+        out[tuple(np.array(self.where).T)] = values
+        return out
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _encode(tokenizer: Any, probes: ProbeSet, *, max_length: int, eos: bool) -> _Cells:
+    row = {example: i for i, example in enumerate(probes.ids)}
+    kind = {name: k for k, name in enumerate(probes.responses)}
+    items, where = [], []
+    for one in probes.items():
+        prompt = one.prompt if one.messages is None else list(one.messages)
+        try:
+            items += encode(tokenizer, [prompt], [one.response], max_length=max_length, eos=eos)
+        except BadInput as bad:
+            raise BadInput(f"{one.kind} of example {one.example}, {bad}") from None
+        where.append((kind[one.kind], row[one.example]))
+    return _Cells(items, where, (len(kind), len(row)))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a resumed run folder holds already."""
+
+    steps: frozenset[int]
+    noise_floor: float | None
+    reference: Floats | None
+
+
+def _known(folder: RunFolder, way: checkpoints.Course, stage: str, arm: str) -> _Known:
+    steps = frozenset(folder.steps(stage, arm))
+    if not steps:
+        return _Known(steps, None, None)
+    for model, step in zip(way.models, way.steps, strict=True):
+        file = folder.path / f"{stage}-{arm}" / f"eval-{step:08d}.nc"
+        if file.is_file() and (there := load(file).attrs.get("checkpoint", model)) != model:
+            msg = f"expected step {step} of {there}, which is there already, got {model}; use another folder"
+            raise BadInput(msg)
+    ds = next(ds for ds in read_folder(folder.path) if (ds.attrs["stage"], ds.attrs["arm"]) == (stage, arm))
+    reference = ds.ref_logp.values[0] if "ref_logp" in ds else None
+    return _Known(steps, ds.attrs.get("noise_floor"), reference)
