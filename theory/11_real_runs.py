@@ -169,8 +169,8 @@ for step, chosen, rejected in ((0, -120.5, -118.0), (50, -118.9, -121.4), (100, 
     row |= {"eval_rewards/chosen": round(0.1 * (chosen + 120.5), 4)}
     row |= {"eval_rewards/rejected": round(0.1 * (rejected + 118.0), 4)}
     rows.append(row)
-Path("log.json").write_text(json.dumps({"log_history": rows}))
-found = diagnose(read("log.json"))
+Path("trainer_state.json").write_text(json.dumps({"log_history": rows}))
+found = diagnose(read("trainer_state.json"))
 print(f"verdict: {found.verdict}, because there is {found.reasons[0]}")
 for finding in found.findings:
     print(f"- {finding['code']}: {finding['text']}")

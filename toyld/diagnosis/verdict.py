@@ -218,7 +218,8 @@ def diagnose(
         chosen, argmax, gap = (m.move[name] for name in ("chosen", "argmax", "gap"))
         kinds = classify(chosen, argmax, gap, m.move.get("rejected"), room, thresholds=thresholds)
         if kinds[-1] == "cannot-tell":
-            reasons.append("chosen or argmax was not measured at the last evaluation")
+            which = "first" if np.isnan(chosen.value).all() or np.isnan(argmax.value).all() else "last"
+            reasons.append(f"chosen or argmax was not measured at the {which} evaluation of chosen")
         if not c.means_only:
             kind = classify_examples(
                 m.by_unit["chosen"],

@@ -30,9 +30,10 @@ def read_authors(
     """One run of the authors' released logs (Ren & Sutherland, ICLR 2025): a folder, or the file of JSON lines in it.
 
     Rows that do not belong, the argmax bug and the rest are found in the numbers, dropped and noted; what that can and
-    cannot find stands in `toyld.trajectory._authors`. Logged keys become `logp`, `argmax_logp`, `residual_norm` (p_e), `label_gap`
-    (energy) and `a_norm_logged` (A_o); other keys `eval_KEY`. `pi_norm2` cannot be recovered from A_o (a mean of norms
-    was squared); with `vocab_size` (the logits' width: 50304 for Pythia) and an array per example, `pi_norm` can.
+    cannot find stands in `toyld.trajectory._authors`. Logged keys become `logp`, `argmax_logp`, `residual_norm` (p_e),
+    `label_gap` (energy) and `a_norm_logged` (A_o); other keys `eval_KEY`. `pi_norm2` cannot be recovered from A_o (a
+    mean of norms was squared); with `vocab_size` (the logits' width: 50304 for Pythia) and an array per example,
+    `pi_norm` can.
 
     The log does not record, and the caller may state: `stage`, `arm`; `eval_every`, training examples between two
     evaluations; `batch_size`, examples per update (without it `step` counts examples, see attr step_unit);
