@@ -14,7 +14,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toyld.trajectory import RunFolder, TrajectoryError, notes, read_all, save, trajectory, validate
+from toyld.trajectory import RunFolder, TrajectoryError, locate, notes, read, read_all, save, trajectory, validate
 
 CHOSEN, REJECTED = "logps_eval_prob_train/chosen", "logps_eval_prob_train/rejected"
 KEYS = (CHOSEN, REJECTED, "chosen_A_o", "loss/other")
@@ -493,3 +493,24 @@ def test_run_folders_with_damaged_files_are_refused_or_hold_what_is_whole(tmp_pa
         pairs = {(ds.attrs["stage"], ds.attrs["arm"]): ds for ds in found}
         for ds in wanted:
             xr.testing.assert_identical(pairs[ds.attrs["stage"], ds.attrs["arm"]], ds)
+
+
+def test_a_folder_of_runs_holds_them_all(tmp_path):
+    """Logs of every kind side by side, checkpoints of one run as one, temporary files passed over."""
+    for name, drift in (("authors/a", 0.5), ("authors/b", 1.0)):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        rows = [{"logps_eval_prob_train/chosen": -90.0 - drift * t} for t in range(3)]
+        (folder / "log").write_text("\n".join(map(json.dumps, rows)))
+    for at in (10, 20):
+        folder = tmp_path / "trainer" / f"checkpoint-{at}"
+        folder.mkdir(parents=True)
+        rows = [{"step": step, "eval_logps/chosen": -80.0 - step} for step in range(0, at + 1, 5)]
+        (folder / "state").write_text(json.dumps({"global_step": at, "log_history": rows}))
+    (tmp_path / "alone").write_text(json.dumps({"log_history": [{"step": 1, "eval_logps/chosen": -7.0}]}))
+    (tmp_path / ".hidden").write_text(json.dumps({"log_history": [{"step": 1, "eval_logps/chosen": -7.0}]}))
+    places = [str(place.relative_to(tmp_path)) for place in locate(tmp_path)]
+    assert places == ["alone", "authors/a", "authors/b", "trainer"]
+    assert [ds.sizes["step"] for ds in read_all(tmp_path)] == [1, 3, 3, 5]
+    with pytest.raises(TrajectoryError, match="with 4 .*authors/b"):
+        read(tmp_path)

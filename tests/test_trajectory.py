@@ -928,7 +928,7 @@ def test_kinds_are_recognised_from_content_not_from_names(tmp_path):
     save(plain, tmp_path / "run.json")
     xr.testing.assert_identical(read(tmp_path / "run.json"), plain)
     shutil.copy(folder / "table.nc", folder / "another")
-    with pytest.raises(TrajectoryError, match=r"another, table\.nc"):
+    with pytest.raises(TrajectoryError, match=r"another, .*table\.nc"):
         read(folder)
     xr.testing.assert_identical(numbers(read(folder / "another")), numbers(plain))
 

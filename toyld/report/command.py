@@ -19,7 +19,7 @@ from toyld.files import write_whole
 from toyld.report._words import Entry, clean
 from toyld.report.page import html
 from toyld.report.terminal import printout
-from toyld.trajectory import read, read_all
+from toyld.trajectory import locate, read, read_all
 
 __all__ = ["EMPTY", "run", "runs_as_json"]
 
@@ -99,12 +99,24 @@ def _diagnose(ds: xr.Dataset, control: xr.Dataset | None, beta: float | None) ->
 
 def _read(path: str, control: xr.Dataset | None = None, beta: float | None = None) -> list[Entry]:
     """Every run of one path with its verdict, or the one line why not."""
+    entries: list[Entry] = []
     try:
-        return [(path, ds, _diagnose(ds, control, beta)) for ds in read_all(path)]
-    except BadInput as bad:
-        return [(path, " ".join(str(bad).split()))]
-    except OSError as bad:
-        return [(path, f"expected a file or folder that can be read, got {bad.strerror}: check the path")]
+        found = [str(run) for run in locate(path)]
+        runs = [path] if len(found) == 1 else found
+    except (BadInput, OSError) as bad:
+        return [(path, _line(bad))]
+    for run in runs:
+        try:
+            entries += [(run, ds, _diagnose(ds, control, beta)) for ds in read_all(run)]
+        except (BadInput, OSError) as bad:
+            entries.append((run, _line(bad)))
+    return entries
+
+
+def _line(bad: Exception) -> str:
+    if isinstance(bad, OSError):
+        return f"expected a file or folder that can be read, got {bad.strerror}: check the path"
+    return " ".join(str(bad).split())
 
 
 def run(

@@ -45,6 +45,7 @@ __all__ = [
     "compare",
     "concat",
     "load",
+    "locate",
     "notes",
     "read",
     "read_all",
@@ -58,8 +59,55 @@ __all__ = [
 ]
 
 
+def locate(path: str | Path, /) -> list[Path]:
+    """The runs that a path holds, each as a path of its own: a folder of logs or of run folders holds several.
+
+    The path itself where it is one run: a file, a run folder with all its stages, a folder with one log, the
+    checkpoints of one run.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name, step in (("a", 1), ("b", 2)):
+    ...     _ = (folder / name).write_text(f'{{"log_history": [{{"step": {step}, "loss": 0.7}}]}}')
+    >>> [run.name for run in locate(folder)]
+    ['a', 'b']
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    kinds = find(path)
+    own = {file.parent for file in (*kinds.get("run", ()), *kinds.get("netcdf", ()))}
+    if path in own or not _several(path, kinds):
+        return [path]
+    runs: list[Path] = []
+    for child in sorted(path.iterdir()):
+        if child.name.startswith("."):
+            continue
+        if child.is_dir():
+            runs += locate(child) if _LOGS & find(child).keys() else []
+        elif sniff(child) in _LOGS:
+            runs.append(child)
+    return runs
+
+
+_LOGS = {"authors", "trl", "netcdf", "run"}
+
+
+def _several(path: Path, kinds: dict[str, list[Path]]) -> bool:
+    """Whether a folder holds more than one run."""
+    worlds = [kind for kind in ("authors", "trl") if kind in kinds] + ["run"] * bool({"run", "netcdf"} & kinds.keys())
+    if len(worlds) > 1 or len(kinds.get("authors", ())) > 1 or len(kinds.get("run", ())) > 1:
+        return True
+    if len(kinds.get("trl", ())) > 1:
+        try:
+            read_trl(path)
+        except TrajectoryError:  # not the checkpoints of one run
+            return True
+    return False
+
+
 def read_all(path: str | Path, /) -> list[xr.Dataset]:
-    """Every run that a path holds: a table, a log, a run folder, a folder with a log; recognised from content.
+    """Every run that a path holds: a table, a log, a run folder, a folder of any of these; recognised from content.
 
     Raises:
         TrajectoryError: nothing there that can be read without guessing.
@@ -70,12 +118,15 @@ def read_all(path: str | Path, /) -> list[xr.Dataset]:
     >>> [ds.loss.values.tolist() for ds in read_all(path)]
     [[[1.0]]]
     """
-    path = Path(path)
+    return [ds for run in locate(path) for ds in _read_one(run)]
+
+
+def _read_one(path: Path) -> list[xr.Dataset]:
     if path.is_dir():
         kinds = find(path)
         if "netcdf" in kinds or "run" in kinds:
             return read_folder(path)
-        return [read_trl(path) if "trl" in kinds and "authors" not in kinds else read_authors(path)]
+        return [read_trl(path) if "trl" in kinds else read_authors(path)]
     kind = sniff(path)
     if kind == "netcdf":
         return [load(path)]
@@ -83,9 +134,9 @@ def read_all(path: str | Path, /) -> list[xr.Dataset]:
         return [read_trl(path)]
     if kind == "authors":
         return [read_authors(path)]
-    got = {"lfs": "a Git-LFS pointer (see `git lfs pull`)", "npy": "an array without column names"}.get(kind, "neither")
-    do = "name such a file or its folder"
-    return fail("a NetCDF-3 table, a trainer state or the authors' JSON lines", f"{path.name}, {got}", do)
+    known = {"lfs": "a Git-LFS pointer (see `git lfs pull`)", "npy": "an array without column names"}
+    got = f"{path.name}, {known.get(kind, 'neither')}"
+    return fail("a NetCDF-3 table, a trainer state or the authors' JSON lines", got, "name such a file or its folder")
 
 
 def read(path: str | Path, /) -> xr.Dataset:
@@ -97,8 +148,13 @@ def read(path: str | Path, /) -> xr.Dataset:
     >>> read(path).loss.values
     array([[1.]])
     """
-    runs = read_all(path)
+    path = Path(path)
+    places = locate(path)
+    if len(places) != 1:
+        names = ", ".join(str(place.relative_to(path)) for place in places) or "none"
+        fail("a path with one run", f"{path.name} with {len(places)} ({names})", "name one of them, or use read_all")
+    runs = _read_one(places[0])
     if len(runs) != 1:
         names = ", ".join(f"{ds.attrs['stage']}-{ds.attrs['arm']}" for ds in runs)
-        fail("a path with one run", f"{Path(path).name} with {len(runs)} ({names})", "use read_all, or name one file")
+        fail("a path with one stage of one arm", f"{path.name} with {len(runs)} ({names})", "use read_all")
     return runs[0]

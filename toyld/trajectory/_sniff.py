@@ -35,7 +35,9 @@ def sniff(path: Path, /) -> str:
                 return "run"
             if text.startswith(b"{") and re.search(rb'"logps_eval_[^"/]+/', text):
                 return "authors"
-            if text.startswith(b"{") and b'"log_history"' in text + file.read():  # keys may come in any order
+            if not text.startswith(b"{") or b"\0" in text:  # weights, perhaps: not to be read to their end
+                return "other"
+            if b'"log_history"' in text + file.read():  # keys may come in any order
                 return "trl"
     except OSError as error:
         fail("a readable file", f"{path.name}: {error.strerror}", "check the path")
