@@ -97,11 +97,11 @@ for label, (name, kind, published) in NAMES.items() if folder.is_dir() else ():
 
 # %%
 mixed = seen["squeezing"].share
-print("squeezing, known cause:", {name: round(share, 2) for name, share in mixed.items()})
+print("squeezing, known cause:", {name: round(share, 2) for name, share in mixed.items() if share})
 np.testing.assert_array_less(mixed["squeezing"], 1.0)
 if real:
     shares = real["DPO, 40 evaluations"].share
-    print("DPO, 40 evaluations:   ", {name: round(share, 2) for name, share in shares.items()})
+    print("DPO, 40 evaluations:   ", {name: round(share, 2) for name, share in shares.items() if share})
     np.testing.assert_equal(round(shares["squeezing"], 2), 0.27)
     over_time = [entry["share_squeezing"] for entry in real["DPO, another rate"].history]
     print("DPO, another rate, share squeezed:", *(f"{share:.2f}" for share in over_time[8:14]), "… at the end 0.40")
@@ -163,15 +163,15 @@ print("squeezing, known cause:", seen["squeezing"].null_model["text"])
 # cannot-tell. Still, rewards are β(ℓ − ℓ_ref): two evaluations determine β and ℓ_ref, more of them test the log.
 
 # %%
-rows = []
-for step, chosen, rejected in ((0, -120.5, -118.0), (50, -118.9, -121.4), (100, -121.0, -131.8), (150, -126.3, -149.0)):
-    row = {"step": step, "eval_logps/chosen": chosen, "eval_logps/rejected": rejected}
-    row |= {"eval_rewards/chosen": round(0.1 * (chosen + 120.5), 4)}
-    row |= {"eval_rewards/rejected": round(0.1 * (rejected + 118.0), 4)}
-    rows.append(row)
+run = make_run("healthy", seed=1)
+means = {probe: run.logp.sel(probe=probe).mean("example").values[0] for probe in ("chosen", "rejected")}
+rows: list[dict[str, float]] = [{"step": int(step)} for step in run.step.values]
+for probe, curve in means.items():
+    for row, logp in zip(rows, curve, strict=True):  # as the trainer would log it, β = .1 and the start as reference
+        row |= {f"eval_logps/{probe}": float(logp), f"eval_rewards/{probe}": round(0.1 * float(logp - curve[0]), 6)}
 Path("trainer_state.json").write_text(json.dumps({"log_history": rows}))
 found = diagnose(read("trainer_state.json"))
-print(f"verdict: {found.verdict}, because there is {found.reasons[0]}")
+print(f"verdict: {found.verdict} (with the argmax it was {diagnose(run).verdict}), because there is {found.reasons[0]}")
 for finding in found.findings:
     print(f"- {finding['code']}: {finding['text']}")
 np.testing.assert_equal(found.verdict, "cannot-tell")

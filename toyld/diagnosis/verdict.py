@@ -230,7 +230,7 @@ def diagnose(
             )
             shares = {name: (kind == name).mean(1) for name in EXAMPLE_CLASSES}
             shares["cannot-tell"] = (kind == "cannot-tell").mean(1)
-            share = {name: round(float(a[-1]), 6) for name, a in shares.items() if a[-1] > 0}
+            share = {name: round(float(a[-1]), 6) for name, a in shares.items()}
             squeezed = bootstrap_means(
                 {"s": (kind[-1:] == "squeezing").astype(float)}, seed=seed, thresholds=thresholds
             )["s"][:, 0]

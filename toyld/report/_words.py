@@ -213,7 +213,7 @@ def facts(ds: xr.Dataset, v: Verdict, /) -> list[tuple[str, list[str]]]:
     if v.null_model is not None:
         out.append(("null model", [_told(v.null_model)]))
     if v.share is not None:
-        ranked = sorted(v.share.items(), key=lambda kv: -kv[1])
+        ranked = sorted(((name, x) for name, x in v.share.items() if x > 0), key=lambda kv: -kv[1])
         parts = (f"{name} {share(x)}{_between(v, f'share_{name}', share)}" for name, x in ranked)
         out.append((f"{v.n_examples} examples", [", ".join(parts)]))
     if v.verdict != "cannot-tell":

@@ -145,7 +145,7 @@ def _section(number: int, name: str, entry: Entry) -> str:
         out += _table(("nats per response", "change [95 %]", "first → last"), rows, {"change [95 %]", "first → last"},
                       f"Changes of run {number}")  # fmt: skip
     if v.share is not None:
-        ranked = sorted(v.share.items(), key=lambda kv: -kv[1])
+        ranked = sorted(((name, x) for name, x in v.share.items() if x > 0), key=lambda kv: -kv[1])
         cells = [(escape(k), escape(share(x))) for k, x in ranked]
         out += _table((f"class of {v.n_examples} examples", "share"), cells, {"share"}, f"Examples of run {number}")
     plots = "".join(
