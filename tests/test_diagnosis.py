@@ -249,3 +249,23 @@ def test_what_is_missing_is_named_and_lowers_the_confidence() -> None:
     assert "rejected" not in whole.missing
     assert without.confidence < whole.confidence
     assert diagnose(run.drop_vars("argmax_logp")).verdict == "cannot-tell"
+
+
+def test_where_means_and_examples_disagree_it_says_so_and_is_less_sure():
+    """A fifth of the examples lose forty nats, argmax and all but little; the rest squeeze by two nats each."""
+    few = np.arange(50) < 10
+    chosen = np.stack([np.zeros(50), np.where(few, -40.0, -2.0)])
+    argmax = np.stack([np.zeros(50), np.where(few, 0.5, 2.0)])
+    values = {"logp": (-90.0 + chosen)[None, :, None], "argmax_logp": (-60.0 + argmax)[None, :, None]}
+    names = [str(i) for i in range(50)]
+    found = diagnose(trajectory(values, step=[0, 10], probe=["chosen"], example=names))
+    assert found.verdict == "displacement"
+    assert found.share["squeezing"] == 1.0
+    assert found.reasons == [
+        "means and examples disagree: 100% of the examples read squeezing by sign, while argmax counts as still in the "
+        "means"
+    ]
+    alike = diagnose(trajectory({**values, "argmax_logp": values["argmax_logp"] * 0 - 60.0}, step=[0, 10],
+                                probe=["chosen"], example=names))  # fmt: skip
+    assert (alike.verdict, alike.reasons) == ("displacement", [])
+    assert found.confidence < alike.confidence

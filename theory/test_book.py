@@ -17,8 +17,8 @@ def test_chapter(chapter, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(chapter))
     assert capsys.readouterr().out, "a chapter shows its numbers"
-    pictures = list(tmp_path.glob("*.png"))
-    assert [picture.stem for picture in pictures] == [chapter.stem], "a chapter draws one picture, named like itself"
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == [f"{chapter.stem}.png"], "a chapter draws one picture, named like itself, and leaves nothing else"
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)

@@ -58,6 +58,7 @@ class Thresholds:
     missing_examples: float = _because(0.2, "means hide mixed populations, and have no intervals")
     missing_floor: float = _because(0.05, "the scoring noise was not measured")
     missing_step0: float = _because(0.2, "changes count from the first evaluation, after training had begun")
+    disagreement: float = _because(0.2, "the largest class among the examples is another than that of the means")
     missing_others: float = _because(0.05, "no other probe says where the mass went")
 
 

@@ -145,6 +145,15 @@ def _agreement(m: _Moves, verdict: str, room: float, thresholds: Thresholds) -> 
     return float(np.mean(drawn == verdict))
 
 
+def _largest(share: Mapping[str, float], verdict: str) -> tuple[str, float]:
+    """The largest class among the examples, and its share; `lagging` counts with squeezing where the means squeeze."""
+    counted = dict(share)
+    if verdict == "squeezing":
+        counted["squeezing"] += counted.pop("lagging")
+    name = max(counted, key=lambda name: counted[name])
+    return name, counted[name]
+
+
 def _round(x: float | None) -> float | None:
     return None if x is None or not math.isfinite(x) else round(float(x), 6)
 
@@ -237,6 +246,12 @@ def diagnose(
             low, high = interval(squeezed, thresholds=thresholds)
             intervals["share_squeezing"] = (round(float(low), 6), round(float(high), 6))
         agreement = _agreement(m, str(kinds[-1]), room, thresholds)
+        if share is not None and kinds[-1] != "cannot-tell":
+            largest, part = _largest(share, str(kinds[-1]))
+            if largest != kinds[-1]:
+                agreement *= 1.0 - thresholds.disagreement
+                still = ", while argmax counts as still in the means" if kinds[-1] == "displacement" else ""
+                reasons.append(f"means and examples disagree: {part:.0%} of the examples read {largest} by sign{still}")
     behaviour = [str(kind) for kind in kinds]
     if suspect or rewards_suspect:
         if len(kinds) and kinds[-1] != "cannot-tell":
