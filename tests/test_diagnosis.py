@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from toyld.diagnosis import Verdict, as_json, curves, diagnose, verdict
+from toyld.diagnosis import Thresholds, Verdict, as_json, curves, diagnose, verdict
 from toyld.diagnosis.causes import CAUSES, make_run
-from toyld.trajectory import read, read_all, trajectory
+from toyld.trajectory import concat, read, read_all, trajectory
 
 # Run: verdict, evaluations, then change of chosen, of argmax, and the gap first and last, as published (nats).
 AUTHORS: dict[str, tuple[str, int, tuple[str, str, str, str] | None]] = {
@@ -184,20 +184,99 @@ def test_a_planted_bug_in_the_curves_turns_the_numbers_red(bug: str, monkeypatch
         check_numbers(run)
 
 
-def test_several_seeds_are_units_like_examples() -> None:
+def seeds(*runs: xr.Dataset) -> xr.Dataset:
+    """One table of several runs, a seed each."""
+    return concat([run.assign_coords(seed=np.array([i], np.int32)) for i, run in enumerate(runs)])
+
+
+def test_seeds_are_averaged_so_that_copies_prove_nothing() -> None:
     one = make_run("squeezing", seed=0, n_examples=60)
-    halves = xr.concat(
-        [one.isel(example=slice(0, 30)), one.isel(example=slice(30, 60)).assign_coords(example=one.example[:30])],
-        xr.DataArray(np.array([0, 1], np.int32), dims="seed", name="seed"),
-        combine_attrs="override",
-        coords="minimal",
-        compat="override",
+    many = diagnose(seeds(one, one, one, one))
+    alone = diagnose(one)
+    assert (many.verdict, many.numbers, many.intervals, many.share) == (
+        alone.verdict,
+        alone.numbers,
+        alone.intervals,
+        alone.share,
     )
-    halves = halves if "seed" in halves.logp.dims else halves.expand_dims("seed")
-    assert halves.sizes["seed"] == 2
-    whole, split = diagnose(one), diagnose(halves)
-    assert split.numbers == pytest.approx(whole.numbers, abs=2e-6)
-    assert (split.verdict, split.share) == (whole.verdict, whole.share)
+
+
+def test_intervals_of_several_seeds_cover_what_examples_vary() -> None:
+    """Twenty examples whose true mean change is 0, five seeds that share them: 95 % intervals, not narrower ones."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(100):
+        change = rng.normal(0.0, 3.0, 20)
+        values = np.stack([np.full(20, -90.0), -90.0 + change])
+        runs = [table(values + rng.normal(0.0, 0.01, values.shape), values / 2 + 1.0) for _ in range(5)]
+        low, high = diagnose(seeds(*runs), thresholds=Thresholds(resamples=200)).intervals["d_chosen"]
+        covered += low <= 0.0 <= high
+    assert covered >= 84, "the percentile bootstrap of 20 covers .92; five standard errors below that"
+
+
+def test_one_example_of_several_seeds_has_seeds_as_units() -> None:
+    rng = np.random.default_rng(0)
+    runs = [table([[-90.0], [-95.0 + rng.normal()]], [[-60.0], [-50.0 + rng.normal()]]) for _ in range(6)]
+    found = diagnose(seeds(*runs))
+    low, high = found.intervals["d_chosen"]
+    assert found.verdict == "squeezing"
+    assert low < found.numbers["d_chosen"] < high
+
+
+def test_a_first_evaluation_that_is_missing_is_no_step_0() -> None:
+    """Else a healthy run's first movement would read as a wrong reference."""
+    for seed in range(5):
+        run = make_run("healthy", seed=seed).copy(deep=True)
+        run.logp[:, 0] = np.nan
+        found = diagnose(run)
+        assert found.verdict != "wrong-reference"
+        assert "step 0" in found.missing
+
+
+def test_argmax_from_a_later_evaluation_on_counts_from_there() -> None:
+    chosen = np.linspace(-90.0, -96.0, 7)[:, None] + np.zeros(5)
+    argmax = np.linspace(-60.0, -50.0, 7)[:, None] + np.zeros(5)
+    argmax[0] = np.nan
+    found = diagnose(table(chosen, argmax))
+    assert found.verdict == "squeezing"
+    assert found.numbers["d_chosen"] == pytest.approx(-5.0)
+    assert "step 0" in found.missing
+    argmax[0], argmax[-1] = -60.0, np.nan
+    found = diagnose(table(chosen, argmax))
+    assert (found.verdict, found.history[-2]["verdict"]) == ("cannot-tell", "squeezing")
+    assert found.numbers["d_chosen"] == pytest.approx(-6.0)
+    assert found.reasons == ["at the last evaluation chosen is known of 5 and argmax of 0 example(s)"]
+
+
+def test_every_interval_has_the_level_asked_for() -> None:
+    run = make_run("squeezing", seed=0)
+    wide, narrow = (diagnose(run, thresholds=Thresholds(level=level)).intervals for level in (0.95, 0.5))
+    assert wide.keys() == narrow.keys()
+    for name in wide:
+        assert wide[name][0] < narrow[name][0] < narrow[name][1] < wide[name][1], name
+
+
+def test_means_near_a_boundary_are_less_sure() -> None:
+    """Argmax up by 2.6 or by 9 nats where chosen falls by 10 and evaluations shake by half a nat."""
+    rng, time = np.random.default_rng(0), np.linspace(0.0, 1.0, 20)[:, None]
+    shake = 0.5 * rng.standard_normal((2, 20, 1)) * (time > 0) * (time < 1)
+    near, far = (
+        diagnose(table(-90.0 - 10.0 * time + shake[0], -60.0 + up * time + shake[1])).confidence for up in (2.6, 9.0)
+    )
+    assert near < 0.9 * far
+
+
+def test_many_evaluations_of_examples_fit_into_memory() -> None:
+    """Resampling all evaluations at once would take 30,000 × 600 × 8 bytes for each of three variables."""
+    import tracemalloc
+
+    time = np.linspace(0.0, 1.0, 30_000)[:, None]
+    run = table(-90.0 - 10.0 * time * [1.0, 1.2], -60.0 + 9.0 * time * [1.0, 0.9])
+    tracemalloc.start()
+    found = diagnose(run, thresholds=Thresholds(resamples=600))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.verdict == "squeezing"
+    assert peak < 2e8, f"{peak / 1e6:.0f} MB"
 
 
 # --- what the curves leave out ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from toyld.diagnosis import DEFAULT, diagnose, events, verdict
+from toyld.diagnosis import DEFAULT, diagnose, events, moves
 from toyld.diagnosis.curves import curves
 from toyld.diagnosis.events import SHAPES, collapse_at, early_warning, lead, turning_points
 from toyld.trajectory import read, trajectory
@@ -92,7 +92,7 @@ def naive(x, thresholds):
 
 def test_noise_of_examples_is_not_called_a_peak():
     """Flat means, each value with noise of its own, floors set to 0: cross-fitting keeps what naive picking loses."""
-    bare = replace(DEFAULT, material=0.0, jitter=0.0, resamples=400)
+    bare = replace(DEFAULT, material=0.0, difference=0.0, resamples=400)
     runs, fooled, false = 80, 0, 0
     for seed in range(runs):
         noise = np.random.default_rng(seed).normal(size=(300, 40)) * 5
@@ -213,12 +213,12 @@ def test_warnings_do_not_look_ahead(seed):
 
 def test_a_floor_from_the_whole_run_would_look_ahead(monkeypatch):
     """Teeth: a run that is calm, squeezes, and shakes afterwards; with hindsight its floor hides the warning."""
-    moves = squeezed(0, jitter=0.0, onset=4, steps=16, n=30)
+    changes = squeezed(0, jitter=0.0, onset=4, steps=16, n=30)
     shake = np.where(np.arange(16) > 10, 30.0 * (-1.0) ** np.arange(16), 0.0)[:, None]
-    ds = make({name: m + shake * (name != "argmax") for name, m in moves.items()})
+    ds = make({name: m + shake * (name != "argmax") for name, m in changes.items()})
     assert check_causal(ds) is not None
-    real = verdict.running_jitter
-    monkeypatch.setattr(verdict, "running_jitter", lambda x, **k: np.full(len(x), 40 * real(x, **k)[-1]))
+    real = moves.running_jitter
+    monkeypatch.setattr(moves, "running_jitter", lambda x, **k: np.full(len(x), 40 * real(x, **k)[-1]))
     with pytest.raises(AssertionError, match="with all of them"):
         check_causal(ds)
 

@@ -124,7 +124,7 @@ def control_effects(
         noise = max(_noise(t, name, a[0]) for t in (run, other))
         starts[name] = float(np.nanmedian(off))
         allowed[name] = max(noise, thresholds.material * level)
-        shake = thresholds.jitter * jitter(known_mean(value), thresholds=thresholds)
+        shake = thresholds.difference * jitter(known_mean(value), thresholds=thresholds)
         values[name], floors[name] = value, max(allowed[name], shake)
     if not values:
         fail("a probe measured in run and control at their last common step", "none", "probe both alike")

@@ -17,9 +17,11 @@ _ROUNDING = 4.0 * _EPS32  # of a sum computed in float32, relative: where no noi
 
 @dataclass(frozen=True)
 class Curves:
-    """Arrays [evaluation, unit], a unit being one example of one seed (or one mean); evaluations have chosen measured.
+    """Arrays [evaluation, unit]: one example a unit, averaged over seeds (one seed a unit where there is one example).
 
-    `floor`: scoring noise of each unit's log-probability in nats; `noise_floor`: as measured, nats/token, or None.
+    Evaluations are those with chosen measured, from the first on that has its argmax too where there is one; averages
+    need every seed. `floor`: scoring noise of each unit's log-probability in nats; `noise_floor`: as measured,
+    nats/token, or None.
     """
 
     step: NDArray[np.int32]
@@ -49,9 +51,15 @@ class Curves:
 def _units(array: xr.DataArray, at: int) -> Floats:
     """Probe number `at` of [seed, step, probe, example] as [step, unit]; without a step, as [unit]."""
     values = np.asarray(array.values, float)  # by position: looking names up costs more than all else
-    if "step" not in array.dims:
-        return values[:, at].ravel()
-    return values[:, :, at].swapaxes(0, 1).reshape(values.shape[1], -1)
+    values = np.take(values, at, axis=values.ndim - 2)
+    values = values[np.isfinite(values).reshape(len(values), -1).any(1)]  # seeds that measured it
+    if len(values) == 0:
+        return np.full(array.shape[1:-2] + array.shape[-1:], np.nan)
+    if values.shape[-1] > 1 or len(array) == 1:
+        return np.asarray(values.mean(0))
+    alone = np.full((len(array), *values.shape[1:]), np.nan)
+    alone[: len(values)] = values
+    return np.moveaxis(alone[..., 0], 0, -1)
 
 
 def curves(ds: xr.Dataset, /) -> Curves:
@@ -65,14 +73,17 @@ def curves(ds: xr.Dataset, /) -> Curves:
     probes = [str(p) for p in ds.probe.values]
     logp = {p: _units(ds["logp"], i) for i, p in enumerate(probes)} if "logp" in ds else {}
     logp = {p: a for p, a in logp.items() if np.isfinite(a).any()}
-    rows = np.isfinite(logp["chosen"]).any(1) if "chosen" in logp else np.zeros(ds.sizes["step"], bool)
-    units = ds.sizes["seed"] * ds.sizes["example"]
+    rows = np.zeros(ds.sizes["step"], bool)
+    if "chosen" in logp:
+        rows |= np.isfinite(logp["chosen"]).any(1)
+    units = ds.sizes["example"] if ds.sizes["example"] > 1 else ds.sizes["seed"]
     argmax, mislabelled = None, 0.0
     if "argmax_logp" in ds and "chosen" in logp:
         values, label = _units(ds["argmax_logp"], probes.index("chosen")), logp["chosen"]
         cells = np.isfinite(values) & np.isfinite(label)
         mislabelled = float((values < label - _EPS32 * np.abs(label)).sum() / max(1, int(cells.sum())))
-        if mislabelled == 0.0 and np.isfinite(values).any():
+        if mislabelled == 0.0 and cells.any():
+            rows[: int(np.argmax(cells.any(1)))] = False
             argmax = values[rows]
     tokens: dict[str, Floats] = {}
     if "n_tokens" in ds:
@@ -108,7 +119,7 @@ def curves(ds: xr.Dataset, /) -> Curves:
         tokens=tokens,
         n_examples=int(n_examples) if isinstance(n_examples, int | float) else None,
         means_only=means_only,
-        has_step0=bool(ds.attrs.get("has_step0", 0)),
+        has_step0=bool(ds.attrs.get("has_step0", 0)) and (bool(rows[0]) or "chosen" not in logp),
         mislabelled=mislabelled,
         scalars=scalars,
     )

@@ -79,7 +79,7 @@ def _turns(x: Floats, step: NDArray[np.int32], noise: float, c: Curves, seed: in
     delta, mean = x[rows] - first, mean[rows]
     start = float(known_mean(first))
     quiet = max(noise, thresholds.material * abs(start))
-    shake = thresholds.jitter * jitter(mean, thresholds=thresholds)
+    shake = thresholds.difference * jitter(mean, thresholds=thresholds)
     floor, picked = max(quiet, shake), max(quiet, shake * _of_many(len(rows) - 2, thresholds))
 
     def point(i: int) -> dict[str, Any]:

@@ -29,10 +29,10 @@ class Thresholds:
         "a mean that moved by less than a hundredth of its own starting log-probability has not moved for a reader of "
         "the text, however many examples make it significant",
     )
-    jitter: float = _because(
+    difference: float = _because(
         2.0 * 2.0**0.5,
-        "difference of two evaluations, each with the run's own evaluation-to-evaluation jitter: two standard "
-        "deviations of a difference",
+        "two measurements with equal noise (of scoring, or the jitter of a curve from evaluation to evaluation) differ "
+        "by two standard deviations of a difference",
     )
     jitter_evaluations: float = _because(
         8, "second differences of fewer evaluations measure the curve's own bend, not its jitter"

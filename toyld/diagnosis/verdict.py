@@ -12,12 +12,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from toyld.diagnosis.advice import advise
-from toyld.diagnosis.classify import EXAMPLE_CLASSES, SEVERITY, Move, classify, classify_examples
+from toyld.diagnosis.classify import EXAMPLE_CLASSES, SEVERITY, classify, classify_examples
 from toyld.diagnosis.control import control_effects
 from toyld.diagnosis.curves import Curves, curves
 from toyld.diagnosis.events import early_warning, turning_points
+from toyld.diagnosis.moves import Moves, agreement, moves
 from toyld.diagnosis.null import null_model
-from toyld.diagnosis.resample import bootstrap_means, interval, known_mean, running_jitter
+from toyld.diagnosis.resample import bootstrap_means, interval, known_mean
 from toyld.diagnosis.rewards import reward_findings
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 from toyld.trajectory import notes
@@ -54,36 +55,6 @@ class Verdict:
     control: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class _Moves:
-    """Changes since the first evaluation: by unit, as moves with intervals, and in every resample."""
-
-    by_unit: dict[str, Floats]
-    move: dict[str, Move]
-    resampled: dict[str, Floats]
-
-
-def _moves(c: Curves, seed: int, thresholds: Thresholds) -> _Moves:
-    """Changes of chosen, argmax, gap and rejected; means pair the units for which all that is measured is known."""
-    measured = {"chosen": c.chosen, "argmax": c.argmax, "rejected": c.rejected}
-    series = {name: a for name, a in measured.items() if a is not None}
-    if "argmax" in series and "chosen" in series:  # the same units in both, or their difference is no difference
-        both = np.isfinite(series["chosen"]) & np.isfinite(series["argmax"])
-        series |= {name: np.where(both, series[name], np.nan) for name in ("chosen", "argmax")}
-        series["gap"] = series["argmax"] - series["chosen"]
-    by_unit = {name: a - a[0] for name, a in series.items()}
-    resampled = bootstrap_means(by_unit, seed=seed, thresholds=thresholds) if not c.means_only else {}
-    move = {}
-    for name, delta in by_unit.items():
-        value = known_mean(delta)
-        low, high = interval(resampled[name], thresholds=thresholds) if name in resampled else (value, value)
-        start = np.abs(known_mean(series["argmax" if name == "gap" and "argmax" in series else name][:1]))[0]
-        noise = float(np.nanmean(c.floor))
-        shake = thresholds.jitter * running_jitter(value, thresholds=thresholds)  # as known then: no look-ahead
-        move[name] = Move(value, low, high, np.fmax(max(noise, thresholds.material * start), shake))
-    return _Moves(by_unit, move, resampled)
-
-
 def _reference(c: Curves, thresholds: Thresholds) -> tuple[bool, list[dict[str, str]]]:
     """Whether the reference is another policy than the one before the first update, and the finding that says so."""
     if not c.has_step0:
@@ -93,7 +64,7 @@ def _reference(c: Curves, thresholds: Thresholds) -> tuple[bool, list[dict[str, 
             off = np.abs(c.logp[probe][0] - c.reference[probe][0])
             typical = float(np.nanmedian(off)) if np.isfinite(off).any() else 0.0
             level = float(np.nanmedian(np.abs(c.logp[probe][0])))
-            if typical > max(thresholds.jitter * float(np.nanmean(c.floor)), thresholds.material * level):
+            if typical > max(thresholds.difference * float(np.nanmean(c.floor)), thresholds.material * level):
                 text = (
                     f"before the first update {probe} differs from its reference by {typical:.3g} nats (median; the "
                     f"log-probability itself is {-level:.4g}): rewards are not 0 where training starts"
@@ -116,7 +87,7 @@ def _missing(c: Curves) -> list[str]:
     return [name for name, gone in absent.items() if gone]
 
 
-def _confidence(agreement: float, missing: list[str], thresholds: Thresholds) -> float:
+def _confidence(stable: float, missing: list[str], thresholds: Thresholds) -> float:
     """Share of resamples with the same class times (1 − penalty) for each missing thing: an order, no probability."""
     penalty = {
         "rejected": thresholds.missing_rejected,
@@ -125,24 +96,7 @@ def _confidence(agreement: float, missing: list[str], thresholds: Thresholds) ->
         "step 0": thresholds.missing_step0,
         "other probes": thresholds.missing_others,
     }
-    return round(agreement * math.prod(1.0 - penalty.get(name, 0.0) for name in missing), 3)
-
-
-def _agreement(m: _Moves, verdict: str, room: float, thresholds: Thresholds) -> float:
-    """Share of resamples that give the same class at the last evaluation; 1 where nothing can be resampled.
-
-    Each resample has the interval of the run, moved along with its mean: without one it would be judged more strictly
-    than the run, and what is flat for want of significance would seem to move.
-    """
-    if not m.resampled:
-        return 1.0
-    last = {}
-    for name, a in m.resampled.items():
-        value, low, high, floor = (part[-1] for part in m.move[name])
-        mean = a[:, -1]
-        last[name] = Move(mean, mean - (value - low), mean + (high - value), np.broadcast_to(floor, mean.shape))
-    drawn = classify(last["chosen"], last["argmax"], last["gap"], last.get("rejected"), room, thresholds=thresholds)
-    return float(np.mean(drawn == verdict))
+    return round(stable * math.prod(1.0 - penalty.get(name, 0.0) for name in missing), 3)
 
 
 def _largest(share: Mapping[str, float], verdict: str) -> tuple[str, float]:
@@ -158,24 +112,68 @@ def _round(x: float | None) -> float | None:
     return None if x is None or not math.isfinite(x) else round(float(x), 6)
 
 
-def _numbers(c: Curves, m: _Moves) -> tuple[dict[str, float | None], dict[str, tuple[float, float]]]:
+def _numbers(m: Moves, thresholds: Thresholds) -> tuple[dict[str, float | None], dict[str, tuple[float, float]]]:
     last = {name: float(move.value[-1]) for name, move in m.move.items()}
-    gap = None
-    if c.argmax is not None and c.chosen is not None:
-        gaps = c.argmax - c.chosen
-        gap = known_mean(np.where(np.isfinite(gaps[0] + gaps[-1]), gaps, np.nan))  # the units that d_argmax is about
-    numbers = {
-        "d_chosen": _round(last.get("chosen")),
-        "d_rejected": _round(last.get("rejected")),
-        "d_argmax": _round(last.get("argmax")),
-        "gap_first": None if gap is None else _round(gap[0]),
-        "gap_last": None if gap is None else _round(gap[-1]),
-    }
+    numbers = {f"d_{name}": _round(last.get(name)) for name in ("chosen", "rejected", "argmax")}
+    numbers |= {f"gap_{when}": _round(m.gap[i]) if m.gap else None for i, when in enumerate(("first", "last"))}
     intervals = {}
-    for name, a in m.resampled.items():
-        low, high = interval(a[:, -1])
+    for name, means in m.resampled.items():
+        low, high = interval(means, thresholds=thresholds)
         intervals[f"d_{name}"] = (round(float(low), 6), round(float(high), 6))
     return numbers, intervals
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The class at each evaluation, the shares of the examples, how stable the last class is, and what to say of it."""
+
+    kinds: list[str]
+    shares: dict[str, Floats] | None
+    stable: float
+    reasons: list[str]
+    share_interval: tuple[float, float] = (math.nan, math.nan)  # of squeezing at the last evaluation
+
+
+def _untold(c: Curves) -> list[str]:
+    """Why nothing can be told apart, from what was not measured."""
+    why = {
+        "no log-probability of chosen on one fixed set of examples was logged": c.chosen is None,
+        "no argmax along the chosen contexts: where the mass went is not known": c.argmax is None,
+        f"{len(c.step)} evaluation(s): nothing to compare": c.chosen is not None and len(c.step) < 2,
+    }
+    return [text for text, holds in why.items() if holds]
+
+
+def _classes(c: Curves, m: Moves, seed: int, thresholds: Thresholds) -> _Classes:
+    if reasons := _untold(c):
+        return _Classes(["cannot-tell"] * len(c.step), None, 0.0, reasons)
+    move, by_unit, room = m.move, m.by_unit, -float(known_mean(c.argmax)[0]) if c.argmax is not None else math.nan
+    kinds = [
+        str(kind)
+        for kind in classify(
+            move["chosen"], move["argmax"], move["gap"], move.get("rejected"), room, thresholds=thresholds
+        )
+    ]
+    if kinds[-1] == "cannot-tell":
+        known = [int(np.isfinite(by_unit[name][-1]).sum()) for name in ("chosen", "argmax")]
+        reasons = [f"at the last evaluation chosen is known of {known[0]} and argmax of {known[1]} example(s)"]
+    if c.means_only:
+        return _Classes(kinds, None, agreement(m, kinds[-1], room, seed=seed, thresholds=thresholds), reasons)
+    noise = thresholds.difference * c.floor
+    kind = classify_examples(
+        by_unit["chosen"], by_unit["argmax"], by_unit.get("rejected"), noise, thresholds=thresholds
+    )
+    shares = {name: (kind == name).mean(1) for name in (*EXAMPLE_CLASSES, "cannot-tell")}
+    stable = agreement(m, kinds[-1], room, seed=seed, thresholds=thresholds)
+    largest, part = _largest({name: float(a[-1]) for name, a in shares.items()}, kinds[-1])
+    if kinds[-1] not in ("cannot-tell", largest):
+        stable *= 1.0 - thresholds.disagreement
+        still = ", while argmax counts as still in the means" if kinds[-1] == "displacement" else ""
+        reasons.append(f"means and examples disagree: {part:.0%} of the examples read {largest} by sign{still}")
+    squeezed = (kind[-1:] == "squeezing").astype(float)
+    drawn = bootstrap_means({"squeezed": squeezed}, seed=seed, thresholds=thresholds)["squeezed"][:, 0]
+    low, high = interval(drawn, thresholds=thresholds)
+    return _Classes(kinds, shares, stable, reasons, (float(low), float(high)))
 
 
 def diagnose(
@@ -210,66 +208,31 @@ def diagnose(
     rewards_suspect, reward_texts = reward_findings(ds, beta=beta, thresholds=thresholds)
     findings += found + reward_texts
     missing = _missing(c)
-    m = _moves(c, seed, thresholds) if c.chosen is not None else _Moves({}, {}, {})
-    numbers, intervals = _numbers(c, m)
-    steps = [int(s) for s in c.step]
-    share, shares, reasons, agreement = None, None, [], 0.0
-    if c.argmax is None or len(steps) < 2:
-        kinds = np.full(len(steps), "cannot-tell")
-        if c.chosen is None:
-            reasons.append("no log-probability of chosen on one fixed set of examples was logged")
-        if c.argmax is None:
-            reasons.append("no argmax along the chosen contexts: where the mass went is not known")
-        if len(steps) < 2 and c.chosen is not None:
-            reasons.append(f"{len(steps)} evaluation(s): nothing to compare")
-    else:
-        room = float(-known_mean(c.argmax)[0])
-        chosen, argmax, gap = (m.move[name] for name in ("chosen", "argmax", "gap"))
-        kinds = classify(chosen, argmax, gap, m.move.get("rejected"), room, thresholds=thresholds)
-        if kinds[-1] == "cannot-tell":
-            which = "first" if np.isnan(chosen.value).all() or np.isnan(argmax.value).all() else "last"
-            reasons.append(f"chosen or argmax was not measured at the {which} evaluation of chosen")
-        if not c.means_only:
-            kind = classify_examples(
-                m.by_unit["chosen"],
-                m.by_unit["argmax"],
-                m.by_unit.get("rejected"),
-                thresholds.jitter * c.floor,
-                thresholds=thresholds,
-            )
-            shares = {name: (kind == name).mean(1) for name in EXAMPLE_CLASSES}
-            shares["cannot-tell"] = (kind == "cannot-tell").mean(1)
-            share = {name: round(float(a[-1]), 6) for name, a in shares.items()}
-            squeezed = bootstrap_means(
-                {"s": (kind[-1:] == "squeezing").astype(float)}, seed=seed, thresholds=thresholds
-            )["s"][:, 0]
-            low, high = interval(squeezed, thresholds=thresholds)
-            intervals["share_squeezing"] = (round(float(low), 6), round(float(high), 6))
-        agreement = _agreement(m, str(kinds[-1]), room, thresholds)
-        if share is not None and kinds[-1] != "cannot-tell":
-            largest, part = _largest(share, str(kinds[-1]))
-            if largest != kinds[-1]:
-                agreement *= 1.0 - thresholds.disagreement
-                still = ", while argmax counts as still in the means" if kinds[-1] == "displacement" else ""
-                reasons.append(f"means and examples disagree: {part:.0%} of the examples read {largest} by sign{still}")
-    behaviour = [str(kind) for kind in kinds]
+    m = moves(c, seed=seed, thresholds=thresholds) if c.chosen is not None else Moves({}, {}, {}, None)
+    numbers, intervals = _numbers(m, thresholds)
+    told = _classes(c, m, seed, thresholds)
+    steps, names, stable, reasons = [int(s) for s in c.step], told.kinds, told.stable, list(told.reasons)
+    share = None
+    if told.shares is not None:
+        share = {name: round(float(a[-1]), 6) for name, a in told.shares.items()}
+        low, high = told.share_interval
+        intervals["share_squeezing"] = (round(low, 6), round(high, 6))
     if suspect or rewards_suspect:
-        if len(kinds) and kinds[-1] != "cannot-tell":
-            reasons.append(f"apart from the reference the run reads: {kinds[-1]}")
-        kinds, agreement = np.full(max(1, len(steps)), "wrong-reference"), 1.0
+        if names and names[-1] != "cannot-tell":
+            reasons.append(f"apart from the reference the run reads: {names[-1]}")
         steps = steps or [0]
-    names = [str(kind) for kind in kinds]
+        names, stable = ["wrong-reference"] * len(steps), 1.0
     verdict = names[-1] if names else "cannot-tell"
     history: list[dict[str, Any]] = [{"step": s, "verdict": k} for s, k in zip(steps, names, strict=True)]
-    if shares is not None:
-        for entry, s in zip(history, shares["squeezing"], strict=True):
+    if told.shares is not None:
+        for entry, s in zip(history, told.shares["squeezing"], strict=True):
             entry["share_squeezing"] = round(float(s), 6)
     worst = min(history, key=lambda e: SEVERITY.index(e["verdict"]), default={"step": 0, "verdict": "cannot-tell"})
     reading = Verdict(
         stage=str(ds.attrs["stage"]),
         arm=str(ds.attrs["arm"]),
         verdict=verdict,
-        confidence=None if verdict == "cannot-tell" else _confidence(agreement, missing, thresholds),
+        confidence=None if verdict == "cannot-tell" else _confidence(stable, missing, thresholds),
         numbers=numbers,
         intervals=intervals,
         share=share,
@@ -281,7 +244,7 @@ def diagnose(
         missing=missing,
         findings=findings,
         reasons=reasons,
-        warning=early_warning(c, behaviour, thresholds=thresholds),
+        warning=early_warning(c, told.kinds, thresholds=thresholds),
         probes=turning_points(c, seed=seed, thresholds=thresholds),
         null_model=null_model(c, seed=seed, thresholds=thresholds),
         control=None if control is None else control_effects(ds, control, seed=seed, thresholds=thresholds),

@@ -70,7 +70,7 @@ def data(size: str) -> Table:
                 f"{folder.name}: expected chosen and argmax per example; fetch its .npy with git lfs pull"
             )
         chosen, argmax = c.chosen - c.chosen[0], c.argmax - c.argmax[0]
-        kind = classify_examples(chosen, argmax, None, DEFAULT.jitter * c.floor)
+        kind = classify_examples(chosen, argmax, None, DEFAULT.difference * c.floor)
         n = len(chosen)
         made = {"panel": np.full(n, panel), "run": np.full(n, folder.name), "evaluation": np.arange(n)}
         made |= {f"share_{name}": (kind == name).mean(1) for name in LOOKS}
