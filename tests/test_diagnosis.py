@@ -276,7 +276,7 @@ def test_many_evaluations_of_examples_fit_into_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.verdict == "squeezing"
-    assert peak < 2e8, f"{peak / 1e6:.0f} MB"
+    assert peak < 3e8, f"{peak / 1e6:.0f} MB"
 
 
 # --- what the curves leave out ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from toyld.diagnosis._line import FLOAT32, Points, half_unit
 
-__all__ = ["PAIR", "Logged", "logged"]
+__all__ = ["PAIR", "Logged", "evaluations", "logged", "without_pairs"]
 
 Floats = NDArray[np.float64]
 PAIR = ("chosen", "rejected")
@@ -66,6 +66,30 @@ class Logged:
             else (np.zeros(0) for _ in range(6))
         )
         return Points(x, y, side_of.astype(np.int64), step.astype(np.int64), dx, dy)
+
+
+def evaluations(ds: xr.Dataset, /) -> int:
+    """How many steps have something measured on a fixed set of examples; train rows hold others every time.
+
+    >>> from toyld.trajectory import trajectory
+    >>> evaluations(trajectory({"loss": [[0.7, 0.6]], "eval_loss": [[np.nan, 0.5]]}, step=[1, 2], probe=["chosen"]))
+    1
+    """
+    names = [name for name in ds.data_vars if name == "logp" or str(name).startswith("eval_")]
+    known = [np.isfinite(ds[name]).any([d for d in ds[name].dims if d != "step"]) for name in names]
+    return int(np.logical_or.reduce([a.values for a in known]).sum()) if known else 0
+
+
+def without_pairs(ds: xr.Dataset, /) -> bool:
+    """Whether a log has a loss and nothing of pairs: no rewards and no log-probabilities of answers.
+
+    >>> from toyld.trajectory import trajectory
+    >>> without_pairs(trajectory({"loss": [[2.5, 1.7]]}, step=[1, 2], probe=["chosen"]))
+    True
+    """
+    kept = [str(name) for name in ds.data_vars if np.isfinite(ds[name].values).any()]
+    pairs = any(name in ("logp", "argmax_logp") or re.search(r"_(?:rewards|logps)_", name) for name in kept)
+    return not pairs and bool({"loss", "eval_loss"} & set(kept))
 
 
 def logged(ds: xr.Dataset, /) -> list[Logged]:

@@ -26,7 +26,7 @@ def _list(values: dict[str, float]) -> str:
     return " and ".join(f"{value:.3g} ({side})" for side, value in values.items())
 
 
-def _direct(log: Logged, row: int, beta: float | None, thresholds: Thresholds) -> tuple[bool, str]:
+def _direct(log: Logged, row: int, beta: float | None, thresholds: Thresholds) -> tuple[bool | None, str]:
     """The rewards of a row that was measured before the first update."""
     reward = {side: float(a[row]) for side, a in log.reward.items()}
     what = "in the batches of the first update (step 1), scored before it," if log.train else "at step 0"
@@ -84,7 +84,7 @@ def _back(x: Floats, y: Floats, rounding: float, thresholds: Thresholds) -> _Lin
     return _Line(at_zero, t * scatter * math.sqrt(1 / x.size + float(x.mean()) ** 2 / sxx) + rounding)
 
 
-def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Thresholds) -> tuple[bool, str]:
+def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Thresholds) -> tuple[bool | None, str]:
     """The first rows against 0 and against how fast rewards move afterwards.
 
     Suspicious is a first row that extrapolates to other than 0 beyond the interval, is material in nats, and was not
@@ -105,7 +105,7 @@ def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Threshold
         text += f" and loss {log.loss[first]:.4f} ({_LN2:.4f} in DPO where rewards are 0)"
     x = _path(log, rows, lr)
     if rows.size < 3 or step < 1 or not (np.diff(x) > 0).all():
-        return False, f"{text}; {rows.size} row(s) are too few to extrapolate to step 0"
+        return None, f"{text}; {rows.size} row(s) are too few to extrapolate to step 0"
     x = x / x[-1]
     series = {side: a[rows] for side, a in log.reward.items()}
     if len(series) == 2:
@@ -129,7 +129,7 @@ def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Threshold
             f"there before training, so the reference is not the policy that training started from ({_CAUSES})"
         )
     if slowest < thresholds.flat:
-        return False, f"{text}: another reference, or a run that has finished moving within {step} updates"
+        return None, f"{text}: another reference, or a run that has finished moving within {step} updates"
     if not any(lines[side].far for side in log.reward):
         return False, f"{text}, which leaves 0 possible"
     return False, f"{text}; not 0, but rewards move fast enough in these rows for a curve that starts at 0"
@@ -137,8 +137,10 @@ def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Threshold
 
 def start(
     logs: list[Logged], lr: Floats, /, *, beta: float | None, thresholds: Thresholds
-) -> tuple[bool, dict[str, str]]:
+) -> tuple[bool | None, dict[str, str]]:
     """(whether another policy than the starting one serves as reference, the finding); logs with rewards, not empty.
+
+    None: these rows leave it open.
 
     `lr` [step], NaN where unknown. Direct where an evaluation at step 0 or a train row at step 1 exists (the Trainer
     logs what the forward passes before the update gave), else from the first train rows, else from the first

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from toyld.diagnosis._logged import evaluations, without_pairs
 from toyld.diagnosis.curves import Curves, curves
 from toyld.diagnosis.knobs import KNOBS, self_limiting
 from toyld.diagnosis.resample import known_mean
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBE", "advise"]
 
-PROBE = "toyld probe --models CHECKPOINT… --data PREFERENCES.jsonl --out RUN"
+PROBE = "toyld probe --models MODEL_BEFORE_TRAINING checkpoint-100 checkpoint-200 --data pairs.jsonl --out RUN"
+_INSTALL = 'pip install -e ".[llm]" (in the clone)'
 _BAD = ("divergence", "squeezing", "displacement")
 _GOOD = ("healthy", "sft-normal", "rejection")
 
@@ -78,7 +80,8 @@ def _stop(reading: Verdict, c: Curves, unit: str) -> Iterator[dict[str, str]]:
         text += f"evaluation from {steps[turned]} {unit} on reads well"
     elif reading.warning is not None and reading.warning.get("step") is not None:
         change = f"Read samples of the checkpoint nearest to {reading.warning['step']} {unit} before training further."
-        yield {"knob": "steps", "change": change, "evidence": f"this run: warning {reading.warning['text']}"}
+        seen = str(reading.warning["text"]).replace(f"at step {reading.warning['step']}", f"after {reading.warning['step']} {unit}")
+        yield {"knob": "steps", "change": change, "evidence": f"this run: {seen}"}
         return
     else:
         return
@@ -91,20 +94,27 @@ def _stop(reading: Verdict, c: Curves, unit: str) -> Iterator[dict[str, str]]:
     yield {"knob": "steps", "change": change, "evidence": f"this run: {text}"}
 
 
-def _measure(reading: Verdict, c: Curves) -> Iterator[dict[str, str]]:
+def _measure(reading: Verdict, c: Curves, ds: xr.Dataset) -> Iterator[dict[str, str]]:
     """What to measure where the numbers cannot tell."""
     why = "; ".join(reading.reasons) or "the numbers at hand do not tell"
+    sft = without_pairs(ds)
+    none = not sft and evaluations(ds) == 0
+    if none:
+        change = 'Log on a fixed set too: eval_dataset=…, eval_strategy="steps", eval_on_start=True.'
+        text = "train rows hold other examples every time, so that they show no change of any one answer"
+        yield {"knob": "eval_dataset", "change": change, "evidence": f"this run: {text}"}
     if c.argmax is None or c.chosen is None:
-        change = f"Measure it on saved checkpoints: {PROBE}, then toyld diagnose RUN."
+        change = f"Measure it on saved checkpoints: {_INSTALL}, then {PROBE} && toyld diagnose RUN "
+        change += "(the model before training goes first)."
         yield {"knob": "probe", "change": change, "evidence": f"this run: {why}"}
     if len(c.step) < 2 and c.argmax is not None:
         change = 'Evaluate more often: eval_strategy="steps" with a smaller eval_steps.'
         yield {"knob": "eval_steps", "change": change, "evidence": f"this run: {why}"}
-    if not c.has_step0:
+    if not c.has_step0 and not none and not sft:
         change = "Evaluate before the first update too: eval_on_start=True."
         text = "nothing was measured before the first update, so changes count from a policy that has moved already"
         yield {"knob": "eval_on_start", "change": change, "evidence": f"this run: {text}"}
-    if c.noise_floor is None:
+    if c.noise_floor is None and not c.means_only and ds.attrs["world"] != "published":  # else nobody can score again
         change = "Score one checkpoint twice, in float32, to know the noise floor."
         yield {"knob": "noise floor", "change": change, "evidence": "this run: the scoring noise was not measured"}
 
@@ -120,7 +130,7 @@ def advise(reading: Verdict, ds: xr.Dataset, /) -> list[dict[str, str]]:
     """
     c = curves(ds)
     if reading.verdict == "cannot-tell":
-        return list(_measure(reading, c))
+        return list(_measure(reading, c, ds))
     name, parameters = _objective(ds)
     unit = "updates" if ds.attrs["step_unit"] == "updates" else "examples"
     rate = float(np.nanmax(ds["lr"].values)) if "lr" in ds else float("nan")

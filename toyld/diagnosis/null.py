@@ -157,17 +157,42 @@ def _sizes(out: dict[str, Any], c: Curves, delta: Floats, seed: int, thresholds:
 
 
 def _text(out: dict[str, Any], c: Curves) -> str:
+    """One sentence for people; the test's p and e stay in their keys."""
+    fall = -out["d_chosen"]
+    if not fall > 0:
+        return "chosen did not fall: nothing to explain"
     start = "the policy before training" if c.has_step0 else "the policy at the first evaluation"
-    moved = f"chosen moved by {out['d_chosen']:+.4g} nats"
-    p = f"p ≤ {out['p']:.2g}" if out["p"] > 1e-99 else "p < 1e-99"
-    seen = f"{moved}, {'refuted' if out['refuted'] else 'not refuted'} as such samples ({p})"
-    if out["expected"] is None:
-        size = "the size is not known from means"
-    elif out["method"] == FRESH:
-        size = f"fresh samples moved by {out['expected']:+.4g}"
-    elif out["reliable"]:
-        size = f"about {out['expected']:+.4g} from the variance over examples"
+    such = f"if chosen reads like {start}'s own answers (as after SFT on such), "
+    sizes = _range(out)
+    if out["method"] == FRESH:
+        text = f"whatever the loss, fresh answers of {start} fall too: by {_size(-out['expected'])} nats here"
+        such = ""
+    elif sizes is None:
+        text = "some fall is to be expected whatever the loss, by an amount that means do not show"
+        return f"{such}{text}; the fall of {_size(fall)} may be only that"
     else:
-        size = "how much is open: exp Δ rests on few examples; normal Δ would give "
-        size += f"{out['alike']:+.3g} if prompts are alike, {out['uneven']:+.3g} if they differ by as much as the mean"
-    return f"fresh samples of {start} lose in expectation ({size}); {seen}"
+        why = "from" if out["reliable"] else "rough: from"
+        text = f"a fall is to be expected whatever the loss, by about {_between(*sizes)} nats "
+        text += f"({why} the spread of the changes)"
+    assert sizes is not None
+    where = "less than that" if fall < sizes[0] else "beyond that" if fall > sizes[1] else "within that"
+    text = f"{such}{text}; the fall of {_size(fall)} is {where}"
+    return text + "; but some chosen rose by more than such answers would" * out["refuted"]
+
+
+def _range(out: dict[str, Any]) -> tuple[float, float] | None:
+    """The smallest and the largest fall of fresh samples, nats; None where the size is not known."""
+    if out["expected"] is None:
+        return None
+    ends = ("expected_low", "expected_high") if out["reliable"] else ("alike", "uneven")
+    low, high = sorted(-out["expected" if out[end] is None else end] for end in ends)
+    return max(0.0, low), max(0.0, high)
+
+
+def _size(x: float) -> str:
+    return f"{max(0.0, x):.3g}" if x < 1000 else f"{x:.0f}"
+
+
+def _between(low: float, high: float) -> str:
+    ends = _size(low), _size(high)
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toyld.checked import fail
 from toyld.diagnosis._line import FLOAT32, Points, Recovered, half_unit, proportional, recover
-from toyld.diagnosis._logged import PAIR, Logged, logged
+from toyld.diagnosis._logged import PAIR, Logged, logged, without_pairs
 from toyld.diagnosis._start import start
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 from toyld.trajectory import NOTE_CODES
@@ -24,7 +24,7 @@ from toyld.trajectory import NOTE_CODES
 __all__ = ["FINDING_CODES", "reward_findings"]
 
 FINDING_CODES: tuple[str, ...] = (*NOTE_CODES, "reward-consistent", "reward-change", "reward-accuracy")
-FINDING_CODES += ("reference-free", "step-zero", "stuck-rewards")
+FINDING_CODES += ("reference-free", "step-zero", "stuck-rewards", "no-pairs")
 
 Floats = NDArray[np.float64]
 Findings = list[dict[str, str]]
@@ -145,34 +145,57 @@ def _identity(
     return found.beta, findings, found
 
 
-def _change(log: Logged, beta: float | None, found: Recovered | None, thresholds: Thresholds) -> Findings:
-    """How far each side stands from the reference, and what cannot be said without argmax."""
+def _as_logged(log: Logged) -> str:
+    """The rewards themselves, first to last, where beta is not known."""
+    first, last = (int(log.rows()[i]) for i in (0, -1))
+    several = first < last
+    parts = (
+        f"rewards/{side} {a[first]:.3g}" + (f" → {a[last]:.3g}" if several else "") for side, a in log.reward.items()
+    )
+    steps = f"step {log.step[first]}" + (f" → {log.step[last]}" if several else "")
+    why = "the batches differ from row to row" if log.train else "these evaluations do not tell it"
+    return (
+        f"{log.where}, {steps}: {', '.join(parts)}{_last_accuracy(log)}; beta cannot be recovered ({why}): add --beta "
+        f"0.1, your DPOConfig.beta, to read these in nats"
+    )
+
+
+def _last_accuracy(log: Logged) -> str:
+    return "" if log.accuracy is None else f"; accuracy {log.accuracy[np.isfinite(log.accuracy)][-1]:.3g}"
+
+
+def _change(
+    log: Logged, beta: float | None, found: Recovered | None, suspect: bool | None, thresholds: Thresholds
+) -> Findings:
+    """In one line: how far each side stands from the reference, and what of the log fits."""
     if beta is None:
-        text = (
-            f"{log.where}: beta cannot be recovered "
-            + ("where every row has other examples" if log.train else "from these evaluations")
-            + "; give beta to turn rewards into nats"
-        )
-        return _finding("reward-change", text)
+        return _finding("reward-change", _as_logged(log))
     last = int(log.rows()[-1])
     parts, change = [], {}
     for i, side in enumerate(PAIR):
         if side in log.reward:
             change[side] = float(log.reward[side][last]) / beta
             ref = found.ref[i][0] if found is not None and i in found.ref else None
-            share = f", {change[side] / abs(ref):+.1%}" if ref else ""
+            share = f" ({change[side] / abs(ref):+.1%})" if ref else ""
             parts.append(f"{side} {change[side]:+.4g} nats{share}")
     where = "the batches of the last train row" if log.train else f"the last of the {log.where}"
     text = f"{where} (step {log.step[last]}) against the reference: {', '.join(parts)}"
-    if change.get("chosen", 0.0) < -thresholds.material * log.level:
-        text += "; chosen fell, and without argmax displacement and squeezing cannot be told apart"
+    if len(change) == len(PAIR):
+        margin = change["chosen"] - change["rejected"]
+        text += f": the margin {'grew' if margin >= 0 else 'shrank'} by {abs(margin):.4g}"
+    text += _last_accuracy(log)
+    if found is not None and found.beta is not None and not found.off.any():
+        text += f"; beta {found.beta:.4g} and the reference fit every row"
+    if not suspect:
+        text += "; whether the reference is the right one is open" * (suspect is None)
+        text += "; no sign of a wrong reference" * (suspect is False)
     if not log.train and "chosen" in log.reward:
         curve = log.reward["chosen"]
         top = int(np.nanargmax(curve))
         drop = float(curve[top] - curve[last]) / beta
-        if top < last and drop > thresholds.material * log.level:
+        if log.rows()[0] < top < last and drop > thresholds.material * log.level:
             text += (
-                f". rewards/chosen was highest at step {log.step[top]} ({curve[top]:.4g}); since then {-drop:+.4g} nats"
+                f"; rewards/chosen was highest at step {log.step[top]} ({curve[top]:.4g}), since then {-drop:+.4g} nats"
             )
     return _finding("reward-change", text)
 
@@ -188,6 +211,20 @@ def _accuracy(log: Logged) -> Findings:
     return _finding("reward-accuracy", text)
 
 
+def _no_pairs(ds: xr.Dataset) -> Findings:
+    """A log without any pair: of SFT, where it counts tokens."""
+    if not without_pairs(ds):
+        return []
+    names = {str(name) for name in ds.data_vars}
+    text = "no rewards and no log-probabilities of pairs: "
+    tokens = {"train_mean_token_accuracy", "eval_mean_token_accuracy"} & names
+    text += "this looks like the log of SFT" if tokens else "no log of preference training"
+    for key in ("loss", "eval_loss"):
+        if key in names and (known := ds[key].values[0][np.isfinite(ds[key].values[0])]).size:
+            text += f"; {key} {known[0]:.3g}" + (f" → {known[-1]:.3g}" if known.size > 1 else "")
+    return _finding("no-pairs", text)
+
+
 def reward_findings(
     ds: xr.Dataset, /, *, beta: float | None = None, thresholds: Thresholds = DEFAULT
 ) -> tuple[bool, Findings]:
@@ -195,7 +232,7 @@ def reward_findings(
 
     `beta`: the run's β, used where it cannot be recovered (train rows alone) and compared where it can. Reads
     `eval_rewards_*`, `eval_NAME_rewards_*`, `train_rewards_*` of the first seed, with `logp` where the table is a log
-    of means, `*_logps_*` else. Codes: FINDING_CODES. Nothing is found where no rewards were logged.
+    of means, `*_logps_*` else. Codes: FINDING_CODES. Without rewards nothing is found, or that it is no log of pairs.
     Raises TrajectoryError for a beta that is not a positive number.
 
     >>> from toyld.trajectory import trajectory
@@ -213,7 +250,7 @@ def reward_findings(
 
 def _findings(ds: xr.Dataset, beta: float | None, thresholds: Thresholds) -> tuple[bool, Findings]:
     logs = logged(ds)
-    findings: Findings = []
+    findings: Findings = _no_pairs(ds)
     live: list[Logged] = []
     lines: dict[str, Recovered | None] = {}
     known = beta
@@ -231,7 +268,7 @@ def _findings(ds: xr.Dataset, beta: float | None, thresholds: Thresholds) -> tup
             own_beta, found, lines[log.name] = _identity(log, beta, thresholds)
             known = known if known is not None else own_beta
             findings += found
-    suspect = False
+    suspect: bool | None = False
     if live:
         lr = np.asarray(ds.lr.values[0], float) if "lr" in ds else np.full(ds.sizes["step"], np.nan)
         suspect, found_start = start(live, lr, beta=known, thresholds=thresholds)
@@ -239,5 +276,5 @@ def _findings(ds: xr.Dataset, beta: float | None, thresholds: Thresholds) -> tup
     evaluations = [log for log in live if not log.train]
     for log in evaluations or live:
         line = lines.get(log.name) if not log.train else None
-        findings += _change(log, line.beta if line is not None else known, line, thresholds) + _accuracy(log)
-    return suspect, findings
+        findings += _change(log, line.beta if line is not None else known, line, suspect, thresholds) + _accuracy(log)
+    return bool(suspect), findings

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from toyld.diagnosis._logged import evaluations
 from toyld.diagnosis.advice import advise
 from toyld.diagnosis.classify import EXAMPLE_CLASSES, SEVERITY, classify, classify_examples
 from toyld.diagnosis.control import control_effects
@@ -237,7 +238,7 @@ def diagnose(
         intervals=intervals,
         share=share,
         n_examples=c.n_examples,
-        n_evaluations=len(c.step),
+        n_evaluations=len(c.step) if c.chosen is not None else evaluations(ds),
         noise_floor=c.noise_floor,
         history=history,
         worst={"step": worst["step"], "verdict": worst["verdict"]},

@@ -126,7 +126,12 @@ def _read_one(path: Path) -> list[xr.Dataset]:
         kinds = find(path)
         if "netcdf" in kinds or "run" in kinds:
             return read_folder(path)
-        return [read_trl(path) if "trl" in kinds else read_authors(path)]
+        if "trl" in kinds:
+            return [read_trl(path)]
+        if not {"authors", "lfs"} & kinds.keys():
+            do = "name the folder that holds one (trainers write trainer_state.json into checkpoint-N/)"
+            fail("a trainer_state.json, run folder, table or JSON-lines log", f"none in {path.name or path}", do)
+        return [read_authors(path)]
     kind = sniff(path)
     if kind == "netcdf":
         return [load(path)]
