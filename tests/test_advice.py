@@ -93,7 +93,7 @@ def test_every_setting_named_is_one_of_trl():
     advice = [item["change"] for kind in MOVES for item in diagnose(table(kind, has_step0=False)).advice]
     text = " ".join([*advice, *(knob.change for knob in KNOBS)])
     settings = set(re.findall(r"\b([a-z]+(?:_[a-z0-9]+)*)=", text)) | set(re.findall(r"\b[a-z0-9]+_[a-z_]+\b", text))
-    settings -= {"requires_grad", "bco_pair", "apo_zero", "rpo_alpha", "ref_model"}
+    settings -= {"requires_grad", "bco_pair", "apo_zero", "rpo_alpha", "ref_model", "eval_dataset"}
     assert {"learning_rate", "loss_weights", "eval_on_start", "max_grad_norm", "max_length"} <= settings
     assert not settings - dpo - arguments
     assert "rpo_alpha" not in dpo
@@ -186,14 +186,18 @@ def test_what_the_run_has_already_is_not_advised_and_its_numbers_are_named():
 def test_cannot_tell_names_the_one_command_that_measures_what_is_missing():
     items = diagnose(table("cannot-tell")).advice
     assert items[0]["knob"] == "probe"
-    assert f"{PROBE}, then toyld diagnose RUN" in items[0]["change"]
-    assert PROBE == "toyld probe --models CHECKPOINT… --data PREFERENCES.jsonl --out RUN"
+    assert f'pip install -e ".[llm]" (in the clone), then {PROBE} && toyld diagnose RUN' in items[0]["change"]
+    assert "the model before training goes first" in items[0]["change"]
+    before, *others = PROBE.removeprefix("toyld probe --models ").partition(" --data ")[0].split()
+    assert (before, len(others)) == ("MODEL_BEFORE_TRAINING", 2)
     assert "argmax" in items[0]["evidence"]
     assert not any("eval_on_start" in item["change"] for item in items)
     late = diagnose(table("cannot-tell", has_step0=False)).advice
     assert any("eval_on_start=True" in item["change"] for item in late)
     known = diagnose(table("cannot-tell", attrs={"noise_floor": 0.0})).advice
     assert "noise floor" in {item["knob"] for item in items} - {item["knob"] for item in known}
+    others = diagnose(table("cannot-tell", world="published")).advice
+    assert "noise floor" not in {item["knob"] for item in others}, "who did not score cannot score again"
 
 
 def test_one_evaluation_needs_another_and_no_probe():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 import numpy as np
@@ -65,8 +66,94 @@ def test_a_path_that_cannot_be_read_exits_2_and_the_others_are_written(capsys, t
     lines = err.splitlines()
     assert len(lines) == 2
     assert lines[0] == f"toyld: {runs[2]}: {bad['error']}"
-    assert "could not be read" in out
+    assert out.count("(unreadable)") == 2
+    assert bad["error"] not in out, "told once, on stderr"
     assert "Could not be read" in page.read_text()
+
+
+def test_where_nothing_could_be_read_there_is_no_table(capsys, tmp_path):
+    path = tmp_path / "out.json"
+    code, out, err = toyld(capsys, tmp_path / "gone", "--json", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert json.loads(path.read_text())["runs"][0]["error"] in err
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_folder_without_a_log_is_told_what_is_looked_for(capsys, tmp_path, content):
+    folder = tmp_path / "EMPTY"
+    folder.mkdir()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    code, out, err = toyld(capsys, folder)
+    assert (code, out) == (2, "")
+    assert "expected a trainer_state.json, run folder, table or JSON-lines log, got none in EMPTY: " in err
+    assert "trainers write trainer_state.json into checkpoint-N/" in err
+
+
+def test_the_same_path_twice_is_said_and_both_are_written(capsys, tmp_path, runs):
+    path = tmp_path / "out.json"
+    code, out, _ = toyld(capsys, runs[0], runs[0], "--json", path)
+    assert code == 0
+    assert out.count("one.nc (again)") == 2  # in the table and above its paragraph
+    first, second = json.loads(path.read_text())["runs"]
+    assert first == second
+
+
+def log(path, rows):
+    path.write_text(json.dumps({"log_history": rows}))
+    return path
+
+
+def trained(n=12, **more):
+    """Train rows of DPO: rewards of other batches every time."""
+    return [
+        {"step": 10 * i, "loss": 0.69 - 0.02 * i, "rewards/chosen": -0.08 * i, "rewards/rejected": -0.25 * i}
+        | {"rewards/accuracies": 0.75, "rewards/margins": 0.17 * i}
+        | more
+        for i in range(1, n + 1)
+    ]
+
+
+def test_train_rows_alone_show_their_rewards_and_how_to_read_them(capsys, tmp_path):
+    path, out_file = log(tmp_path / "state.json", trained()), tmp_path / "out.json"
+    code, out, err = toyld(capsys, path, "--json", out_file)
+    said = " ".join(out.split())
+    assert (code, err) == (0, "")
+    assert "rewards/chosen −0.08 → −0.96, rewards/rejected −0.25 → −3" in said
+    assert "accuracy 0.75" in said
+    assert "the batches differ from row to row" in said
+    assert "add --beta 0.1, your DPOConfig.beta" in said
+    (run,) = json.loads(out_file.read_text())["runs"]
+    assert run["n_evaluations"] == 0
+    assert 'eval_dataset=…, eval_strategy="steps", eval_on_start=True' in run["advice"][0]["change"]
+    row = next(line for line in out.splitlines() if line.startswith("1 "))
+    assert row.split()[-2:] == ["–", "–"], "no evaluation, no example"
+    _, out, _ = toyld(capsys, path, "--beta", "0.1")
+    assert "chosen −9.6 nats, rejected −30 nats: the margin grew by 20.4" in " ".join(out.split())
+
+
+def test_a_log_of_sft_is_said_to_be_one(capsys, tmp_path):
+    rows = [{"step": i, "loss": 2.48 - 0.06 * i, "mean_token_accuracy": 0.5} for i in range(14)]
+    out_file = tmp_path / "out.json"
+    code, out, _ = toyld(capsys, log(tmp_path / "state.json", rows), "--json", out_file)
+    assert code == 0
+    said = " ".join(out.split())
+    assert "no rewards and no log-probabilities of pairs: this looks like the log of SFT; loss 2.48 → 1.7" in said
+    (run,) = json.loads(out_file.read_text())["runs"]
+    assert not [item for item in run["advice"] if item["knob"] in ("eval_dataset", "eval_on_start")]
+    bare = [{key: x for key, x in row.items() if key != "mean_token_accuracy"} for row in rows]
+    _, out, _ = toyld(capsys, log(tmp_path / "bare.json", bare))
+    assert "looks like the log of SFT" not in " ".join(out.split()), "a loss alone may be anything"
+
+
+def test_one_kind_of_minus_and_steps_in_their_unit(capsys, data):
+    _, out, _ = toyld(capsys, *data.glob("runs/trl/*"), *data.glob("runs/authors/pythia410_baseline_dpo_checkbug*"))
+    shown = [line for line in out.splitlines() if "LLM-Dojo" not in line]
+    assert not [line for line in shown if re.search(r"(?<![\w.)#])-\.?\d", line)]
+    assert "at step 6000" not in out
+    assert "at 6000 examples" in out
+    assert "underflows" not in out
+    assert "lowered by what is missing and by means and examples that disagree" in " ".join(out.split())
 
 
 def test_a_run_that_was_not_read_has_every_key_of_one_that_was(tmp_path, runs):
@@ -85,6 +172,19 @@ def test_fail_on_exits_1_for_its_classes_alone_and_2_wins(capsys, runs):
     assert code == 1
     assert err == f"toyld: {runs[0]}: squeezing, which --fail-on names\n"
     assert toyld(capsys, *runs, "--fail-on", "squeezing")[0] == 2
+
+
+def test_fail_on_says_where_it_could_not_be_tested(capsys, tmp_path, runs):
+    path = log(tmp_path / "state.json", trained())
+    code, _, err = toyld(capsys, path, runs[1], "--fail-on", "squeezing")
+    assert code == 0
+    assert err == f"toyld: {path}: cannot tell, so that --fail-on was not tested (add cannot-tell to fail on that)\n"
+    code, _, err = toyld(capsys, path, "--fail-on", "squeezing,cannot-tell")
+    assert (code, err) == (1, f"toyld: {path}: cannot-tell, which --fail-on names\n")
+    assert toyld(capsys, path)[2] == ""
+
+
+def test_exit_2_still_wins(capsys, runs):
     assert toyld(capsys, runs[2], runs[0], "--fail-on", "squeezing")[0] == 2
 
 
@@ -99,6 +199,7 @@ BAD = {
     ),
     "one file twice": (("ONE", "--json", "/tmp/x", "--html", "/tmp/x"), "--json and --html: expected two files"),
     "a negative beta": (("ONE", "--beta", "-0.1"), "--beta: expected a finite number > 0, got -0.1"),
+    "a beta that is no number": (("ONE", "--beta", "x"), "--beta: expected a finite number > 0, got 'x'"),
     "an endless beta": (("ONE", "--beta", "inf"), "--beta: expected a finite number > 0"),
     "no control": (("ONE", "--control", "/nowhere"), "expected"),
 }

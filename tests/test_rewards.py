@@ -145,6 +145,7 @@ def test_a_changed_row_is_found_and_the_others_still_give_beta(key, row):
     assert "beta 0.1 " in line or "beta 0.10000" in line
     assert "reward-consistent" not in codes(found)
     assert "-1" in text(found, "reward-change")  # β is known all the same
+    assert "fit every row" not in text(found, "reward-change")
 
 
 def test_a_moving_reference_is_a_mismatch():
@@ -293,6 +294,8 @@ def test_evaluations_alone_are_suspected_only_at_a_margin_below_0():
     suspect, found = findings((columns, steps))
     assert not suspect
     assert "or a run that has finished moving within 100 updates" in text(found, "step-zero")
+    assert "no sign of a wrong reference" not in text(found, "reward-change")
+    assert "whether the reference is the right one is open" in text(found, "reward-change")
     swapped = {}
     for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
         swapped[f"eval_rewards_{side}"] = columns[f"eval_rewards_{other}"]
@@ -355,21 +358,26 @@ def test_stuck_rewards_are_explained_by_what_the_log_probabilities_do():
 
 def test_the_change_is_counted_from_the_reference_and_squeezing_is_not_claimed():
     columns, steps = evaluations(n=3)
-    for side, reward in (("chosen", [0.5, 0.2, -0.8]), ("rejected", [-0.5, -1.5, -3.0])):
+    for side, reward in (("chosen", [0.2, 0.5, -0.8]), ("rejected", [-0.5, -1.5, -3.0])):
         columns[f"eval_rewards_{side}"] = np.array(reward)
         columns[f"eval_logps_{side}"] = REF[side] + np.array(reward) / 0.1
     del columns["eval_rewards_margins"]
     line = text(findings((columns, steps))[1], "reward-change")
-    assert "chosen -8 nats, -4.4%" in line
-    assert "rejected -30 nats, -15.7%" in line
-    assert "displacement and squeezing cannot be told apart" in line
-    assert "highest at step 50 (0.5); since then -13 nats" in line
+    assert "chosen -8 nats (-4.4%), rejected -30 nats (-15.7%): the margin grew by 22" in line
+    assert "accuracy 0.75" in line
+    assert "beta 0.1 and the reference fit every row" in line
+    assert "no sign of a wrong reference" in line
+    assert "squeezing" not in line
+    assert "highest at step 100 (0.5), since then -13 nats" in line
     assert "ranking accuracy" in text(findings((columns, steps))[1], "reward-accuracy")
 
 
 def test_train_rows_alone_need_beta():
     log = train()
-    assert "give beta" in text(findings(log)[1], "reward-change")
+    plain = text(findings(log)[1], "reward-change")
+    assert "add --beta 0.1, your DPOConfig.beta" in plain
+    rewards = log[0]["train_rewards_rejected"]
+    assert f"rewards/rejected {rewards[0]:.3g} → {rewards[-1]:.3g}" in plain
     line = text(findings(log, beta=0.5)[1], "reward-change")
     assert f"rejected {log[0]['train_rewards_rejected'][-1] / 0.5:+.4g} nats" in line
 

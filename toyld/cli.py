@@ -15,17 +15,30 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+# What to write behind an option; "" hides a default that is nothing at all.
+_File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+_Run = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+_Word = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+_Number = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]
+_Numbers = Annotated[tuple[float, ...] | None, arg(metavar="NUMBER…", help_behavior_hint="")]
+_Globs = Annotated[tuple[str, ...], arg(metavar="[GLOB…]", help_behavior_hint="")]
+_Paths = Annotated[tuple[str, ...], arg(metavar="PATH…", help_behavior_hint="")]
+_Names = Annotated[tuple[str, ...], arg(metavar="[NAME…]", help_behavior_hint="")]
+_Steps = Annotated[tuple[int, ...], arg(metavar="STEP…", help_behavior_hint="")]
+_Kinds = Annotated[str, arg(metavar="KIND,…", help_behavior_hint="")]
+_Classes = Annotated[str | None, arg(metavar="CLASS,…", help_behavior_hint="")]
+
 __all__ = ["claims", "diagnose", "figures", "guard", "main", "objectives", "probe", "step"]
 
 
 def claims(
-    globs: Positional[tuple[str, ...]] = (),
+    globs: Positional[_Globs] = (),
     /,
     *,
-    rung: str | None = None,
+    rung: _Word = None,
     examples: int = 2000,
     seed: int | Literal["random"] = 0,
-    json: Path | None = None,
+    json: _File = None,
 ) -> int:
     """Try the claims and print the scoreboard: what holds, what is refuted, and how well it was tested.
 
@@ -81,8 +94,8 @@ def claims(
 
 def step(
     *,
-    logits: tuple[float, ...] | None = None,
-    probs: tuple[float, ...] | None = None,
+    logits: _Numbers = None,
+    probs: _Numbers = None,
     label: int,
     s: float = 1.0,
     c: float = -1.0,
@@ -142,7 +155,7 @@ def step(
     return 0
 
 
-def objectives(names: Positional[tuple[str, ...]] = (), /) -> int:
+def objectives(names: Positional[_Names] = (), /) -> int:
     """What each loss pushes: does it push the rejected answer y− down, what makes that push stop, is the loss bounded.
 
     Args:
@@ -171,7 +184,7 @@ def objectives(names: Positional[tuple[str, ...]] = (), /) -> int:
 def figures(
     *,
     list: bool = False,
-    only: Annotated[tuple[str, ...], arg(metavar="GLOB…")] = (),
+    only: _Globs = (),
     size: Literal["smoke", "paper"] = "paper",
     out: Path = Path("figures"),
     format: str = "png,svg",
@@ -196,12 +209,12 @@ def figures(
 
 def probe(
     *,
-    models: tuple[str, ...],
+    models: Annotated[tuple[str, ...], arg(metavar="MODEL…")],
     data: Path,
     out: Path,
-    reference: str | None = None,
-    steps: tuple[int, ...] = (),
-    kinds: str = "",
+    reference: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None,
+    steps: _Steps = (),
+    kinds: _Kinds = "",
     held_out: bool = False,
     n: int = 128,
     max_length: int = 512,
@@ -260,14 +273,14 @@ def probe(
 
 
 def diagnose(
-    paths: Positional[Annotated[tuple[str, ...], arg(metavar="PATH…")]] = (),
+    paths: Positional[_Paths] = (),
     /,
     *,
-    json: Path | None = None,
-    html: Path | None = None,
-    fail_on: Annotated[str | None, arg(metavar="CLASS,…")] = None,
-    control: Path | None = None,
-    beta: float | None = None,
+    json: _File = None,
+    html: _File = None,
+    fail_on: _Classes = None,
+    control: _Run = None,
+    beta: _Number = None,
 ) -> int:
     """What runs are consistent with: squeezing, plain displacement, divergence, a wrong reference, or nothing of it.
 
@@ -275,13 +288,20 @@ def diagnose(
         paths: Run folders, tables, trainer_state.json of TRL, the authors' logs; several stand side by side.
         json: Also write verdicts, numbers and reasons to this file.
         html: Also write one self-contained page with plots.
-        fail_on: Exit 1 if a run has one of these verdicts (commas between), for example squeezing,divergence.
+        fail_on: Exit 1 if a run has one of these verdicts (commas between), for example squeezing,divergence; a run of
+            which nothing can be told counts only as cannot-tell.
         control: A run from the same start to compare with at matched steps.
-        beta: The runs' β, where a log of rewards does not tell it.
+        beta: The runs' β (DPOConfig.beta), where a log of rewards does not tell it.
     """
+    from toyld.checked import BadInput
     from toyld.report import run
 
-    return run(paths, json_file=json, html_file=html, fail_on=fail_on, control=control, beta=beta)
+    try:
+        number = None if beta is None else float(beta)
+    except ValueError:
+        msg = f"--beta: expected a finite number > 0, got {beta!r}"
+        raise BadInput(msg) from None
+    return run(paths, json_file=json, html_file=html, fail_on=fail_on, control=control, beta=number)
 
 
 def _write_json(path: Path, value: object) -> None:

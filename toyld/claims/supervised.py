@@ -133,12 +133,11 @@ def _directions(ds: xr.Dataset) -> list[np.ndarray]:
 
 
 def _several_models(*runs: xr.Dataset) -> str | None:
-    reasons = [needs("sft", "chosen")(ds) for ds in runs]
-    models = {str(ds.attrs.get("model", "unknown")) for ds, why in zip(runs, reasons, strict=True) if why is None}
-    models -= {"unknown"}
+    reasons = {i: needs("sft", "chosen")(ds) for i, ds in enumerate(runs) if ds.attrs["stage"] == "sft"}
+    models = {str(runs[i].attrs.get("model", "unknown")) for i, why in reasons.items() if why is None} - {"unknown"}
     if len(models) < 2:
         return f"SFT runs of {len(models)} known model(s), at least 2 are needed"
-    return first_reason(*(why for why in reasons if why is not None and "stage" not in why))
+    return first_reason(*reasons.values())
 
 
 @run_claim(

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from toyld.diagnosis.resample import known_mean
 from toyld.probes.kinds import group, rephrases_of
 from toyld.trajectory import below_label
 
@@ -53,9 +54,7 @@ def _by_unit(ds: xr.Dataset, name: str, variable: str | None) -> Floats:
     values = ds[wanted].sel(probe="chosen" if name == ARGMAX else name).transpose("step", "seed", "example").values
     if values.shape[1] == 1:
         return np.asarray(values[:, 0, :], float)
-    known = np.isfinite(values)
-    count = known.sum(-1)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(-1) / np.maximum(count, 1), np.nan)
+    return known_mean(values)
 
 
 def curves(ds: xr.Dataset, names: Iterable[str], /, *, argmax: str | None = None) -> dict[str, Floats]:
@@ -139,6 +138,8 @@ def needs(
         if not ds.attrs["has_step0"]:
             return "its first evaluation comes after the first update"
         names = [*probes, *(p for p in known if p in group), *([ARGMAX] if argmax else [])]
+        if not all(len(a) for a in curves(ds.isel(step=[0]), names).values()):
+            return "not all of them measured before the first update"
         n = len(curves(ds, names)[names[0]])
         return None if n >= evaluations else f"{n} evaluation(s), at least {evaluations} are needed"
 

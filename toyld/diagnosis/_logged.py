@@ -76,8 +76,10 @@ def evaluations(ds: xr.Dataset, /) -> int:
     1
     """
     names = [name for name in ds.data_vars if name == "logp" or str(name).startswith("eval_")]
-    known = [np.isfinite(ds[name]).any([d for d in ds[name].dims if d != "step"]) for name in names]
-    return int(np.logical_or.reduce([a.values for a in known]).sum()) if known else 0
+    known = np.zeros(ds.sizes["step"], bool)
+    for name in names:
+        known |= np.isfinite(ds[name].transpose("step", ...).values.reshape(len(known), -1)).any(1)
+    return int(known.sum())
 
 
 def without_pairs(ds: xr.Dataset, /) -> bool:

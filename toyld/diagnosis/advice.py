@@ -80,7 +80,9 @@ def _stop(reading: Verdict, c: Curves, unit: str) -> Iterator[dict[str, str]]:
         text += f"evaluation from {steps[turned]} {unit} on reads well"
     elif reading.warning is not None and reading.warning.get("step") is not None:
         change = f"Read samples of the checkpoint nearest to {reading.warning['step']} {unit} before training further."
-        seen = str(reading.warning["text"]).replace(f"at step {reading.warning['step']}", f"after {reading.warning['step']} {unit}")
+        seen = str(reading.warning["text"]).replace(
+            f"at step {reading.warning['step']}", f"at {reading.warning['step']} {unit}"
+        )
         yield {"knob": "steps", "change": change, "evidence": f"this run: {seen}"}
         return
     else:

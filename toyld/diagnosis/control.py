@@ -10,19 +10,14 @@ from numpy.typing import NDArray
 
 from toyld.checked import fail
 from toyld.diagnosis.classify import Move
-from toyld.diagnosis.curves import curves
-from toyld.diagnosis.resample import bootstrap_means, holm, interval, jitter, known_mean, p_value
+from toyld.diagnosis.curves import ROUNDING, curves
+from toyld.diagnosis.resample import bootstrap_means, holm, interval, jitter, known_mean, number, p_value
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 
 __all__ = ["control_effects"]
 
 Floats = NDArray[np.float64]
-_ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
 _BLOCK = 256  # evaluations resampled at once
-
-
-def _number(x: Any) -> float | None:
-    return round(float(x), 6) if np.isfinite(x) else None
 
 
 def _shared(ds: xr.Dataset, control: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
@@ -76,7 +71,7 @@ def _series(ds: xr.Dataset, mislabelled: bool) -> dict[str, Floats]:
 def _noise(ds: xr.Dataset, name: str, start: Floats) -> float:
     """Scoring noise of one example's log-probability, mean over examples, nats."""
     probe = name if name in ds.probe.values else "chosen"
-    noise = _ROUNDING * float(np.nanmean(np.abs(start)))
+    noise = ROUNDING * float(np.nanmean(np.abs(start)))
     measured = ds.attrs.get("noise_floor")
     if isinstance(measured, int | float) and np.isfinite(measured) and "n_tokens" in ds:
         tokens = ds.n_tokens.sel(probe=probe).values
@@ -140,16 +135,16 @@ def control_effects(
         move = Move(mean[-1], low[-1], high[-1], np.asarray(floors[name]))
         sure = corrected <= 1.0 - thresholds.level
         direction = None if means_only else "up" if sure and move.up else "down" if sure and move.down else "none"
-        effects[name] = {"effect": _number(mean[-1]), "low": _number(low[-1]), "high": _number(high[-1])}
-        effects[name] |= {"floor": _number(floors[name]), "p": _plain(raw), "p_holm": _plain(corrected)}
+        effects[name] = {"effect": number(mean[-1]), "low": number(low[-1]), "high": number(high[-1])}
+        effects[name] |= {"floor": number(floors[name]), "p": _plain(raw), "p_holm": _plain(corrected)}
         effects[name] |= {"direction": direction, "n": int(np.isfinite(value[-1]).sum())}
-        effects[name]["series"] = [_number(x) for x in mean]
+        effects[name]["series"] = [number(x) for x in mean]
     caveats = _caveats(ds, control, run, starts, allowed, means_only)
     matched = not any(line.startswith("starts") for line in caveats)
     step = [int(s) for s in run.step.values]
     out = {"first_step": step[0], "last_step": step[-1], "steps": step, "step_unit": str(ds.attrs["step_unit"])}
     out |= {"n_examples": run.sizes["example"], "n_seeds": run.sizes["seed"], "means_only": means_only}
-    out |= {"matched_start": matched, "start_difference": {k: _number(v) for k, v in starts.items()}}
+    out |= {"matched_start": matched, "start_difference": {k: number(v) for k, v in starts.items()}}
     return {**out, "effects": effects, "caveats": caveats, "text": _text(effects, step[-1], caveats)}
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-__all__ = ["Curves", "curves"]
+__all__ = ["ROUNDING", "Curves", "curves"]
 
 Floats = NDArray[np.float64]
 _EPS32 = float(np.finfo(np.float32).eps)
-_ROUNDING = 4.0 * _EPS32  # of a sum computed in float32, relative: where no noise was measured
+ROUNDING = 4.0 * _EPS32  # of a sum computed in float32, relative: where no noise was measured
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def curves(ds: xr.Dataset, /) -> Curves:
     noise = float(measured) if isinstance(measured, int | float) and np.isfinite(measured) and measured >= 0 else None
     kept = {p: a[rows] for p, a in logp.items()}
     chosen = kept.get("chosen", np.full((1, units), np.nan))
-    floor = _ROUNDING * np.abs(chosen[0]) if len(chosen) else np.zeros(units)
+    floor = ROUNDING * np.abs(chosen[0]) if len(chosen) else np.zeros(units)
     if noise is not None and "chosen" in tokens:
         floor = np.fmax(floor, noise * tokens["chosen"])
     scalars = {}

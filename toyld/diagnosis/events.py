@@ -16,20 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.diagnosis.classify import Move
-from toyld.diagnosis.curves import Curves
-from toyld.diagnosis.resample import bootstrap_means, interval, jitter, known_mean
+from toyld.diagnosis.curves import ROUNDING, Curves
+from toyld.diagnosis.resample import bootstrap_means, interval, jitter, known_mean, number
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 
 __all__ = ["SHAPES", "collapse_at", "early_warning", "lead", "turning_points"]
 
 Floats = NDArray[np.float64]
 SHAPES = ("rises", "falls", "bell", "valley", "flat", "unclear")
-_ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
 _ALARMS = ("squeezing", "divergence")
-
-
-def _number(x: Any) -> float | None:
-    return round(float(x), 6) if np.isfinite(x) else None
 
 
 def _of_many(m: int, thresholds: Thresholds) -> float:
@@ -83,10 +78,10 @@ def _turns(x: Floats, step: NDArray[np.int32], noise: float, c: Curves, seed: in
     floor, picked = max(quiet, shake), max(quiet, shake * _of_many(len(rows) - 2, thresholds))
 
     def point(i: int) -> dict[str, Any]:
-        return {"step": int(step[rows[i]]), "value": _number(start + mean[i])}
+        return {"step": int(step[rows[i]]), "value": number(start + mean[i])}
 
-    out: dict[str, Any] = {"start": point(0), "end": point(-1), "floor": _number(floor)}
-    out |= {"floor_of_peaks": _number(picked), "means_only": c.means_only, "excursion": False}
+    out: dict[str, Any] = {"start": point(0), "end": point(-1), "floor": number(floor)}
+    out |= {"floor_of_peaks": number(picked), "means_only": c.means_only, "excursion": False}
     enough = not c.means_only and delta.shape[1] >= 4
     value: dict[str, Floats] = {"end": delta[-1:]}
     for name, sign in (("peak", 1.0), ("trough", -1.0)):
@@ -96,7 +91,7 @@ def _turns(x: Floats, step: NDArray[np.int32], noise: float, c: Curves, seed: in
             rise, fall = _crossfit(sign * delta, seed)
             value |= {f"{name} from_start": rise[None], f"{name} to_end": fall[None]}
         else:
-            out[name] |= {"from_start": _number(abs(mean[best])), "to_end": _number(abs(mean[best] - mean[-1]))}
+            out[name] |= {"from_start": number(abs(mean[best])), "to_end": number(abs(mean[best] - mean[-1]))}
             both = min(abs(mean[best]), abs(mean[best] - mean[-1]))
             out["excursion"] |= bool(out[name]["interior"] and both > picked)
     low = high = mean[-1]
@@ -104,15 +99,15 @@ def _turns(x: Floats, step: NDArray[np.int32], noise: float, c: Curves, seed: in
         drawn = bootstrap_means(value, seed=seed, thresholds=thresholds)
         bounds = {key: [float(b[0]) for b in interval(a, thresholds=thresholds)] for key, a in drawn.items()}
         low, high = bounds["end"]
-    out |= {"d": _number(mean[-1]) if len(rows) > 1 else None, "low": None, "high": None, "bell": None, "valley": None}
+    out |= {"d": number(mean[-1]) if len(rows) > 1 else None, "low": None, "high": None, "bell": None, "valley": None}
     if not c.means_only and len(rows) > 1:
-        out |= {"low": _number(low), "high": _number(high)}
+        out |= {"low": number(low), "high": number(high)}
     for name, verdict in (("peak", "bell"), ("trough", "valley")) if enough else ():
         lows, highs = [], []
         for side in ("from_start", "to_end"):
             a, b = bounds[f"{name} {side}"]
-            out[name] |= {side: _number(known_mean(value[f"{name} {side}"])[0])}
-            out[name] |= {f"{side}_low": _number(a), f"{side}_high": _number(b)}
+            out[name] |= {side: number(known_mean(value[f"{name} {side}"])[0])}
+            out[name] |= {f"{side}_low": number(a), f"{side}_high": number(b)}
             lows.append(a > picked)
             highs.append(b <= picked)
         out[verdict] = True if all(lows) else False if any(highs) else None
@@ -133,7 +128,7 @@ def turning_points(c: Curves, /, *, seed: int = 0, thresholds: Thresholds = DEFA
     >>> from toyld.trajectory import trajectory
     >>> logp = -50.0 + np.array([0.0, 5.0, 9.0, 2.0])[:, None] + np.linspace(-0.1, 0.1, 8) * [[0.0], [1], [2], [3]]
     >>> run = trajectory({"logp": logp[None, :, None]}, step=range(4), probe=["chosen"], example=list("abcdefgh"))
-    >>> from toyld.diagnosis.curves import curves
+    >>> from toyld.diagnosis.curves import ROUNDING, curves
     >>> turns = turning_points(curves(run))["chosen"]
     >>> turns["shape"], turns["peak"]["step"], turns["peak"]["value"]
     ('bell', 2, -41.0)
@@ -147,7 +142,7 @@ def turning_points(c: Curves, /, *, seed: int = 0, thresholds: Thresholds = DEFA
             continue
         tokens = c.tokens.get("chosen" if name == "argmax_logp" else name)
         level = known_mean(np.abs(x[np.isfinite(x).any(1)][0]))
-        noise = _ROUNDING * float(level)
+        noise = ROUNDING * float(level)
         if c.noise_floor is not None and tokens is not None and np.isfinite(tokens).any():
             noise = max(noise, c.noise_floor * float(known_mean(tokens)))
         out[name] = _turns(x, c.step, noise, c, seed, thresholds)
@@ -162,7 +157,7 @@ def collapse_at(c: Curves, /, *, thresholds: Thresholds = DEFAULT) -> int | None
 
     >>> from toyld.trajectory import trajectory
     >>> run = {"logp": [[[[-60.0]], [[-70.0]]]], "argmax_logp": [[[[-40.0]], [[-19.0]]]]}
-    >>> from toyld.diagnosis.curves import curves
+    >>> from toyld.diagnosis.curves import ROUNDING, curves
     >>> collapse_at(curves(trajectory(run, step=[0, 10], probe=["chosen"])))
     1
     """
@@ -204,7 +199,7 @@ def early_warning(
     >>> from toyld.trajectory import trajectory
     >>> table = {"logp": [[[[-60.0]], [[-70.0]], [[-75.0]], [[-80.0]]]]}
     >>> table["argmax_logp"] = [[[[-40.0]], [[-35.0]], [[-25.0]], [[-15.0]]]]
-    >>> from toyld.diagnosis.curves import curves
+    >>> from toyld.diagnosis.curves import ROUNDING, curves
     >>> c = curves(trajectory(table, step=[0, 5, 10, 15], probe=["chosen"]))
     >>> found = early_warning(c, ["not-learning", "squeezing", "squeezing", "squeezing"])
     >>> found["step"], found["collapse_step"], found["lead_evaluations"]

@@ -66,7 +66,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         _DISPLACED,
         "pairs",
-        "Train on pairs whose two answers are less alike to the model: drop those with the highest CHES score (overlap of hidden states).",
+        "Train on pairs whose two answers are less alike to the model: drop those with the highest CHES score "
+        "(overlap of hidden states).",
         "to first order chosen falls exactly if its gradient has a larger product with rejected's than with itself",
         ("pair.entanglement",),
         "chosen −45.7 and −27.7 nats on the pairs with the lowest CHES, −59.2 and −48.1 on all (Gemma-2B, Llama-3-8B; "

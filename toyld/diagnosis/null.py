@@ -162,10 +162,10 @@ def _text(out: dict[str, Any], c: Curves) -> str:
     if not fall > 0:
         return "chosen did not fall: nothing to explain"
     start = "the policy before training" if c.has_step0 else "the policy at the first evaluation"
-    such = f"if chosen reads like {start}'s own answers (as after SFT on such), "
+    such = f"if chosen reads like what {start} writes itself (as after SFT on such), "
     sizes = _range(out)
     if out["method"] == FRESH:
-        text = f"whatever the loss, fresh answers of {start} fall too: by {_size(-out['expected'])} nats here"
+        text = f"whatever the loss, fresh answers of {start} fall too, here by {_size(-out['expected'])} nats"
         such = ""
     elif sizes is None:
         text = "some fall is to be expected whatever the loss, by an amount that means do not show"
@@ -175,18 +175,21 @@ def _text(out: dict[str, Any], c: Curves) -> str:
         text = f"a fall is to be expected whatever the loss, by about {_between(*sizes)} nats "
         text += f"({why} the spread of the changes)"
     assert sizes is not None
-    where = "less than that" if fall < sizes[0] else "beyond that" if fall > sizes[1] else "within that"
+    least, most = (-out[end] if out[end] is not None else fall for end in ("high", "low"))
+    where = "less than that" if most < sizes[0] else "beyond that" if least > sizes[1] else "within that"
     text = f"{such}{text}; the fall of {_size(fall)} is {where}"
-    return text + "; but some chosen rose by more than such answers would" * out["refuted"]
+    return text + "; though some chosen rose by more than such answers would" * out["refuted"]
 
 
 def _range(out: dict[str, Any]) -> tuple[float, float] | None:
     """The smallest and the largest fall of fresh samples, nats; None where the size is not known."""
     if out["expected"] is None:
         return None
-    ends = ("expected_low", "expected_high") if out["reliable"] else ("alike", "uneven")
-    low, high = sorted(-out["expected" if out[end] is None else end] for end in ends)
-    return max(0.0, low), max(0.0, high)
+    ends = (
+        ("expected_low", "expected_high") if out["reliable"] else ("alike", "uneven", "expected_low", "expected_high")
+    )
+    falls = [-out["expected" if out[end] is None else end] for end in ends]
+    return max(0.0, min(falls)), max(0.0, *falls)
 
 
 def _size(x: float) -> str:

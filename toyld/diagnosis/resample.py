@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 
-__all__ = ["bootstrap_means", "holm", "interval", "jitter", "known_mean", "p_value", "running_jitter"]
+__all__ = ["bootstrap_means", "holm", "interval", "jitter", "known_mean", "number", "p_value", "running_jitter"]
 
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22  # entries of the table of counts held at once
 _PER_SIGMA = 0.6744897501960817 * 6**0.5  # median |second difference| of white noise of deviation 1
+
+
+def number(x: float | np.floating[Any] | Floats, /) -> float | None:
+    """A number for a JSON file: six decimals, None where it is not finite.
+
+    >>> number(np.float64(0.1234567)), number(np.nan)
+    (0.123457, None)
+    """
+    return round(float(x), 6) if np.isfinite(x) else None
 
 
 def known_mean(values: Floats, /) -> Floats:

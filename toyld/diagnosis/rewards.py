@@ -161,7 +161,10 @@ def _as_logged(log: Logged) -> str:
 
 
 def _last_accuracy(log: Logged) -> str:
-    return "" if log.accuracy is None else f"; accuracy {log.accuracy[np.isfinite(log.accuracy)][-1]:.3g}"
+    if log.accuracy is None:
+        return ""
+    share = log.accuracy[np.isfinite(log.accuracy)][-1]
+    return f"; accuracy {share:.3g} (pairs whose margin grew)"
 
 
 def _change(

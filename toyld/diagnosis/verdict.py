@@ -19,7 +19,7 @@ from toyld.diagnosis.curves import Curves, curves
 from toyld.diagnosis.events import early_warning, turning_points
 from toyld.diagnosis.moves import Moves, agreement, moves
 from toyld.diagnosis.null import null_model
-from toyld.diagnosis.resample import bootstrap_means, interval, known_mean
+from toyld.diagnosis.resample import bootstrap_means, interval, known_mean, number
 from toyld.diagnosis.rewards import reward_findings
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 from toyld.trajectory import notes
@@ -109,14 +109,10 @@ def _largest(share: Mapping[str, float], verdict: str) -> tuple[str, float]:
     return name, counted[name]
 
 
-def _round(x: float | None) -> float | None:
-    return None if x is None or not math.isfinite(x) else round(float(x), 6)
-
-
 def _numbers(m: Moves, thresholds: Thresholds) -> tuple[dict[str, float | None], dict[str, tuple[float, float]]]:
     last = {name: float(move.value[-1]) for name, move in m.move.items()}
-    numbers = {f"d_{name}": _round(last.get(name)) for name in ("chosen", "rejected", "argmax")}
-    numbers |= {f"gap_{when}": _round(m.gap[i]) if m.gap else None for i, when in enumerate(("first", "last"))}
+    numbers = {f"d_{name}": number(last.get(name, math.nan)) for name in ("chosen", "rejected", "argmax")}
+    numbers |= {f"gap_{when}": number(m.gap[i]) if m.gap else None for i, when in enumerate(("first", "last"))}
     intervals = {}
     for name, means in m.resampled.items():
         low, high = interval(means, thresholds=thresholds)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import xarray as xr
 
 from toyld.diagnosis import Verdict
+from toyld.probes import KINDS
 
 __all__ = [
     "COLUMNS",
@@ -22,10 +24,13 @@ __all__ = [
     "facts",
     "headline",
     "labels",
+    "missing",
     "moves",
     "nats",
+    "plain",
     "segments",
     "share",
+    "sure",
     "unit",
 ]
 
@@ -46,10 +51,32 @@ COLUMNS: tuple[str, ...] = ("#", "run", "consistent with", "confidence", "Δ cho
 COLUMNS += ("squeezed", "evaluations", "examples")
 LEGEND = (
     "Δ: change since the first evaluation, nats per response, mean over the examples; [low, high]: its 95 % interval "
-    "over examples. gap: argmax − chosen along the contexts of the chosen responses, first → last. squeezed: share of "
-    "the examples with chosen down and argmax up. confidence orders verdicts by what was measured and how stable they "
-    "are; it is no probability. –: not measured."
+    "over examples. argmax: the likeliest token at every place of chosen; gap: argmax − chosen, first → last. "
+    "squeezed: share of the examples with chosen down and argmax up; lagging: chosen not down, argmax up by more. "
+    "confidence orders verdicts by what was measured and how stable they are; it is no probability. –: not measured."
 )
+# Names of `missing` in words.
+_MISSING = {
+    "argmax_logp": "argmax along chosen",
+    "noise_floor": "scoring noise",
+    "step 0": "an evaluation before the first update",
+    "other probes": "responses other than chosen and rejected",
+}
+# Groups of `toyld.probes.KINDS` (and what a kind is made from) in words.
+_GROUPS = {
+    ("similar", "chosen"): "variants of chosen",
+    ("similar", "rejected"): "variants of rejected",
+    ("similar", None): "a model's own answers",
+    ("taught others", None): "another prompt's answer",
+    ("untaught", None): "an untrained prompt's answer",
+    ("unrelated", None): "unrelated text",
+    ("shuffled", None): "shuffled words",
+    ("random", None): "random words",
+    ("part", None): "beginnings of chosen",
+}
+_KNOWN = ("reward-change", "no-pairs")  # findings that say in one line what a log of rewards tells
+_DETAIL = ("reward-consistent", "step-zero", "reward-accuracy")  # what that line rests on: in the file and the page
+_LAST = ("means-only", "non-finite-rows")
 
 
 def clean(text: str, /) -> str:
@@ -85,6 +112,15 @@ def share(x: float | None, /) -> str:
     return "<1 %" if 0 < x < 0.005 else ">99 %" if 0.995 <= x < 1 else f"{x:.0%}".replace("%", " %")
 
 
+def plain(text: str, /) -> str:
+    """One line with one kind of minus before numbers.
+
+    >>> plain("rewards are -0.5 and -1e-05, steps 1-3")
+    'rewards are −0.5 and −1e−05, steps 1-3'
+    """
+    return re.sub(r"(?<![\w.)])-(?=\.?\d)|(?<=\de)-(?=\d)", "−", clean(text))
+
+
 def consistent(verdict: str | None, /) -> str:
     """The verdict in words that claim no more than the numbers do.
 
@@ -101,6 +137,8 @@ def labels(paths: Sequence[str], runs: Sequence[str], /) -> tuple[str, list[str]
 
     >>> labels(["a/b/x", "a/c/y"], ["", ""])
     ('a', ['b/x', 'c/y'])
+    >>> labels(["a/x", "a/x"], ["sft", "sft"])
+    ('', ['a/x', 'a/x (again)'])
     """
     common = ""
     if len(set(paths)) > 1 and len({os.path.isabs(p) for p in paths}) == 1:
@@ -108,9 +146,12 @@ def labels(paths: Sequence[str], runs: Sequence[str], /) -> tuple[str, list[str]
         same = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
         common = os.sep.join(level[0] for level in same)
     short = [p.removeprefix(common + os.sep) if common else p for p in paths]
-    twice = {p for p in paths if paths.count(p) > 1}
-    named = (f"{s} · {r}" if p in twice and r else s for p, s, r in zip(paths, short, runs, strict=True))
-    return clean(common), [clean(name) for name in named]
+    several = {
+        p for p, r in zip(paths, runs, strict=True) for q, s in zip(paths, runs, strict=True) if p == q and r != s
+    }
+    named = [f"{s} · {r}" if p in several and r else s for p, s, r in zip(paths, short, runs, strict=True)]
+    again = [" (again)" * (name in named[:i]) for i, name in enumerate(named)]
+    return clean(common), [clean(name) + more for name, more in zip(named, again, strict=True)]
 
 
 def unit(ds: xr.Dataset, /) -> str:
@@ -154,7 +195,22 @@ def headline(label: str, v: Verdict | None, /) -> tuple[str, ...]:
     confidence = "–" if v.confidence is None else f"{v.confidence:.2f}"
     deltas = (nats(n[f"d_{name}"]) for name in ("chosen", "rejected", "argmax"))
     examples = "–" if v.n_examples is None else str(v.n_examples)
-    return (label, verdict, confidence, *deltas, gap, share(squeezed), str(v.n_evaluations), examples)
+    return (label, verdict, confidence, *deltas, gap, share(squeezed), str(v.n_evaluations or "–"), examples)
+
+
+def sure(v: Verdict, /) -> str:
+    """The confidence with what lowers it; "" where there is none.
+
+    >>> from toyld.diagnosis import diagnose
+    >>> from toyld.trajectory import trajectory
+    >>> sure(diagnose(trajectory({"logp": [[[[-3.0]], [[-2.5]]]]}, step=[0, 10], probe=["chosen"])))
+    ''
+    """
+    if v.confidence is None:
+        return ""
+    split = any(reason.startswith("means and examples disagree") for reason in v.reasons)
+    lowers = ["what is missing"] * bool(v.missing) + ["means and examples that disagree"] * split
+    return f"confidence {v.confidence:.2f}" + (f", lowered by {' and by '.join(lowers)}" if lowers else "")
 
 
 def segments(history: Sequence[Mapping[str, Any]], /) -> list[tuple[int, int, str, int]]:
@@ -182,7 +238,8 @@ def _over_time(ds: xr.Dataset, v: Verdict) -> str:
             count[name] = count.get(name, 0) + n
         text = ", ".join(f"{name} {n}×" for name, n in sorted(count.items(), key=lambda kv: -kv[1]))
         text += f", changing {len(found) - 1} times"
-    return f"{text} ({unit(ds)}); worst: {v.worst['verdict']} at {v.worst['step']}"
+        text += f"; {v.worst['verdict']} first at {v.worst['step']}"
+    return f"{text} {unit(ds)}"
 
 
 def _told(found: Mapping[str, Any]) -> str:
@@ -194,29 +251,52 @@ def _told(found: Mapping[str, Any]) -> str:
 
 
 def _elsewhere(v: Verdict) -> str:
-    """The probes other than chosen and rejected: change, and shape where it turned."""
-    parts = []
+    """The probes other than chosen and rejected, by what they are: change, and where it turned."""
+    groups: dict[str, list[str]] = {}
     for name, found in v.probes.items():
         if name in ("chosen", "rejected", "argmax_logp") or found.get("d") is None:
             continue
-        turned = f" ({found['shape']})" if found.get("shape") in ("bell", "valley") else ""
-        parts.append(f"{name} {nats(found['d'])}{turned}")
-    return ", ".join(parts)
+        kind = KINDS.get(name)
+        made = kind.of if kind is not None and kind.group == "similar" else None
+        words = "others" if kind is None else _GROUPS.get((kind.group, made), kind.group)
+        turned = {"bell": ", after a peak", "valley": ", after a low"}.get(str(found.get("shape")), "")
+        groups.setdefault(words, []).append(f"{name} {nats(found['d'])}{turned}")
+    return "; ".join(f"{words} ({', '.join(parts)})" for words, parts in groups.items())
+
+
+def _warned(ds: xr.Dataset, v: Verdict) -> str:
+    """The early warning, its steps in the unit of the table."""
+    return re.sub(r"\bat step (\d+)", rf"at \1 {unit(ds)}", _told(v.warning or {}))
+
+
+def _found(v: Verdict) -> list[str]:
+    """Findings that ask for a look, what was merely left out last and without its reason."""
+    lines = []
+    for note in sorted(v.findings, key=lambda n: _LAST.index(n["code"]) if n["code"] in _LAST else -1):
+        if note["code"] not in (*_KNOWN, *_DETAIL):
+            head = note["text"].partition(": ")[0]
+            short = head if note["code"] == "non-finite-rows" and head.endswith(" left out") else note["text"]
+            lines.append(f"{note['code']}: {short}")
+    return lines
 
 
 def facts(ds: xr.Dataset, v: Verdict, /) -> list[tuple[str, list[str]]]:
     """(heading, lines) in the order to be read; what was not found is left out."""
-    out: list[tuple[str, list[str]]] = [("means", [MEANING[v.verdict]])]
-    out.append(("why not" if v.verdict == "cannot-tell" else "also", v.reasons))
+    open_, known = v.verdict == "cannot-tell", [note["text"] for note in v.findings if note["code"] in _KNOWN]
+    out: list[tuple[str, list[str]]] = [("known", known)] if open_ else [("means", [MEANING[v.verdict]])]
+    out += [] if open_ else [("also", v.reasons)]
     told = [f"{name} {change}" + (f" ({path})" if path else "") for name, change, path in moves(v)]
     out.append(("numbers", [", ".join(told)] if told else []))
-    if v.null_model is not None:
-        out.append(("null model", [_told(v.null_model)]))
+    out += [("why not", v.reasons)] if open_ else [("rewards", known)]
+    change = v.numbers["d_chosen"]
+    fell = change is not None and v.intervals.get("d_chosen", (change, change))[1] < 0
+    if v.null_model is not None and fell:
+        out.append(("expected", [_told(v.null_model)]))
     if v.share is not None:
         ranked = sorted(((name, x) for name, x in v.share.items() if x > 0), key=lambda kv: -kv[1])
         parts = (f"{name} {share(x)}{_between(v, f'share_{name}', share)}" for name, x in ranked)
         out.append((f"{v.n_examples} examples", [", ".join(parts)]))
-    if v.verdict != "cannot-tell":
+    if not open_:
         out.append(("over time", [_over_time(ds, v)]))
     turned = v.probes.get("chosen", {})
     if turned.get("shape") in ("bell", "valley"):
@@ -224,11 +304,16 @@ def facts(ds: xr.Dataset, v: Verdict, /) -> list[tuple[str, list[str]]]:
         name = "highest" if turned["shape"] == "bell" else "lowest"
         out.append(("turning", [f"chosen {name} at {at['step']} {unit(ds)}: {nats(at['value'], sign=False)}"]))
     if v.warning is not None:
-        out.append(("warning", [_told(v.warning)]))
+        out.append(("warning", [_warned(ds, v)]))
     if v.control is not None:
         out.append(("control", [_told(v.control)]))
     elsewhere = _elsewhere(v)
     out.append(("elsewhere", [elsewhere] if elsewhere else []))
-    out.append(("found", [f"{note['code']}: {note['text']}" for note in v.findings]))
-    out.append(("missing", [", ".join(v.missing)] if v.missing else []))
-    return [(name, [clean(line) for line in lines if line]) for name, lines in out if any(lines)]
+    out.append(("missing", [", ".join(missing(v))] if v.missing else []))
+    out.append(("found", _found(v)))
+    return [(name, [plain(line) for line in lines if line]) for name, lines in out if any(lines)]
+
+
+def missing(v: Verdict, /) -> list[str]:
+    """What was not measured, in words."""
+    return [_MISSING.get(name, name) for name in v.missing]

@@ -164,7 +164,8 @@ def run(
         if html_file is not None:
             write_whole(html_file, html(entries, watch=watch).encode())
     finally:  # whatever became of the files, the work is done: show it
-        printout(entries, Console(width=None if sys.stdout.isatty() else 160))
+        if any(len(entry) == 3 for entry in entries):
+            printout(entries, Console(width=None if sys.stdout.isatty() else 160))
     return _exit(entries, failing)
 
 
@@ -174,6 +175,9 @@ def _exit(entries: Sequence[Entry], failing: set[str]) -> int:
         if len(entry) == 3 and entry[2].verdict in failing:
             print(f"toyld: {clean(entry[0])}: {entry[2].verdict}, which --fail-on names", file=sys.stderr)
             code = max(code, 1)
+        elif len(entry) == 3 and entry[2].verdict == "cannot-tell" and failing:
+            line = "cannot tell, so that --fail-on was not tested (add cannot-tell to fail on that)"
+            print(f"toyld: {clean(entry[0])}: {line}", file=sys.stderr)
         elif len(entry) == 2:
             print(f"toyld: {clean(entry[0])}: {clean(entry[1])}", file=sys.stderr)
             code = 2

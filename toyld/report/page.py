@@ -21,9 +21,12 @@ from toyld.report._words import (
     facts,
     headline,
     labels,
+    missing,
     moves,
+    plain,
     segments,
     share,
+    sure,
     unit,
 )
 from toyld.report.pictures import SHADES, pictures
@@ -137,9 +140,10 @@ def _section(number: int, name: str, entry: Entry) -> str:
         return f'{head}<p class="verdict">Could not be read</p><p>{_text(entry[1])}</p></section>\n'
     _, ds, v = entry
     said = consistent(v.verdict)
-    sure = "" if v.confidence is None else f" Confidence {v.confidence:.2f}."
+    how = sure(v)
+    how = f" {how[0].upper()}{how[1:]}." if how else ""
     out = f'{head}<p class="verdict">{escape(said[0].upper() + said[1:])}</p>\n'
-    out += f"<p>{escape(MEANING[v.verdict][0].upper() + MEANING[v.verdict][1:])}.{sure}</p>\n"
+    out += f"<p>{escape(MEANING[v.verdict][0].upper() + MEANING[v.verdict][1:])}.{escape(how)}</p>\n"
     rows = [tuple(map(escape, row)) for row in moves(v)]
     if rows:
         out += _table(("nats per response", "change [95 %]", "first → last"), rows, {"change [95 %]", "first → last"},
@@ -161,8 +165,10 @@ def _section(number: int, name: str, entry: Entry) -> str:
         if name not in shown
     )
     out += f"<dl>{told}</dl>\n" if told else ""
-    out += _listed("Found in the log", (f"<strong>{_text(n['code'])}</strong>: {_text(n['text'])}" for n in v.findings))
-    out += _listed("Missing", map(_text, v.missing))
+    out += _listed(
+        "Found in the log", (f"<strong>{_text(n['code'])}</strong>: {escape(plain(n['text']))}" for n in v.findings)
+    )
+    out += _listed("Missing", map(escape, missing(v)))
     tips = ""
     for item in v.advice:
         change, knob, evidence = (_text(item[key]) for key in ("change", "knob", "evidence"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toyld.report._words import COLUMNS, LEGEND, Entry, clean, consistent, facts, headline, labels
+from toyld.diagnosis import Verdict
+from toyld.report._words import COLUMNS, LEGEND, Entry, clean, consistent, facts, headline, labels, sure
 
 __all__ = ["TOP", "printout"]
 
@@ -47,7 +48,7 @@ def _table(rows: Sequence[tuple[str, ...]], wide: bool) -> Any:
     return out
 
 
-def _paragraph(entry: Entry, number: int, seen: dict[str, int]) -> Any:
+def _paragraph(entry: tuple[str, Any, Verdict], number: int, seen: dict[str, int]) -> Any:
     """Facts, then the best advice; evidence that an earlier run has shown already is not repeated."""
     from rich.table import Table
     from rich.text import Text
@@ -55,9 +56,6 @@ def _paragraph(entry: Entry, number: int, seen: dict[str, int]) -> Any:
     out = Table.grid(padding=(0, 2, 0, 0))
     out.add_column(no_wrap=True)
     out.add_column(overflow="fold")
-    if len(entry) == 2:
-        out.add_row(Text("  error"), Text(clean(entry[1])))
-        return out
     _, ds, v = entry
     for name, lines in facts(ds, v):
         for i, line in enumerate(lines):
@@ -65,7 +63,9 @@ def _paragraph(entry: Entry, number: int, seen: dict[str, int]) -> Any:
     for i, item in enumerate(v.advice[:TOP]):
         first = seen.setdefault(item["change"] + item["evidence"], number)
         evidence = clean(item["evidence"]) if first == number else f"(evidence: see run {first})"
-        text = Text(f"{i + 1}. ").append(clean(item["change"]), style="bold").append(f" {evidence}")
+        if item["evidence"] == "this run: " + "; ".join(v.reasons):  # stands above
+            evidence = ""
+        text = Text(f"{i + 1}. ").append(clean(item["change"]), style="bold").append(f" {evidence}" * bool(evidence))
         out.add_row(Text("  try" if i == 0 else ""), text)
     if not v.advice and v.verdict != "cannot-tell":
         out.add_row(Text("  try"), Text("nothing needs a change"))
@@ -74,6 +74,8 @@ def _paragraph(entry: Entry, number: int, seen: dict[str, int]) -> Any:
 
 def printout(entries: Sequence[Entry], console: Any, /) -> None:
     """Print everything on a `rich` console; plain text where it is no terminal.
+
+    Why a path could not be read is left to who called: beside the table it would be told twice.
 
     >>> from rich.console import Console
     >>> printout([("a/run", "expected a log, got nothing: look again")], Console(width=80))  # doctest: +ELLIPSIS
@@ -94,9 +96,11 @@ def printout(entries: Sequence[Entry], console: Any, /) -> None:
         console.print(_table([headline(name, v) for name, v in zip(names, verdicts, strict=True)], wide))
         console.print()
         console.print(Text((f"in {common}. " if common else "") + LEGEND))
-        for number, (entry, name, v) in enumerate(zip(entries, names, verdicts, strict=True), 1):
-            sure = "" if v is None or v.confidence is None else f" (confidence {v.confidence:.2f})"
-            head = f"{number}  {name}: {consistent(None if v is None else v.verdict)}{sure}"
+        for number, (entry, name) in enumerate(zip(entries, names, strict=True), 1):
+            if len(entry) == 2:
+                continue
+            v = entry[2]
+            head = f"{number}  {name}: {consistent(v.verdict)}" + (f" ({sure(v)})" if v.confidence is not None else "")
             console.print()
             console.print(Text(head, style="bold"))
             console.print(_paragraph(entry, number, seen))

@@ -37,8 +37,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.checked import TrajectoryError, fail
-from toyld.trajectory._rows import align, first_occurrences, note_extra, refuse_two_runs, show
+from toyld.trajectory._rows import align, first_occurrences, note_extra, refuse_two_runs
 from toyld.trajectory._sniff import sniff
+from toyld.trajectory._text import once, show
 
 __all__ = ["Log", "Options", "read_log"]
 
@@ -114,18 +115,12 @@ def _members(path: Path) -> tuple[Path, list[Path], list[Path], bool]:
     return logs[0], arrays, pointers, len(found) == 1
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        fail("every key once in a row", f"a repeated key among {show([k for k, _ in pairs])}", "repair the log")
-    return dict(pairs)
-
-
 def _rows(path: Path) -> tuple[list[dict[str, float]], list[tuple[int, bool]]]:
     """The rows, and for each broken piece (rows before it, whether it is what a killed program leaves).
 
     A killed program leaves the beginning of an object without a line end; the next start writes on behind it.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_once)
+    decoder = json.JSONDecoder(object_pairs_hook=once)
     rows: list[dict[str, float]] = []
     broken: list[tuple[int, bool]] = []
     for raw in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):

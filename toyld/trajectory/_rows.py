@@ -12,18 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.checked import fail
+from toyld.trajectory._text import show
 
-__all__ = ["align", "first_occurrences", "note_extra", "refuse_two_runs", "show"]
+__all__ = ["align", "first_occurrences", "note_extra", "refuse_two_runs"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Notes = list[tuple[str, str]]
-
-
-def show(value: object, longest: int = 60) -> str:
-    """What it is, in ASCII, cut to a length."""
-    text = ascii(value)
-    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def first_occurrences(table: Floats, present: Bools) -> tuple[list[int], list[int]]:

@@ -24,10 +24,9 @@ from typing import Any
 import xarray as xr
 
 from toyld.checked import TrajectoryError, fail
-from toyld.files import write_whole
 from toyld.trajectory._sniff import find
 from toyld.trajectory.combine import _join, _note_repeats, concat
-from toyld.trajectory.storage import load, save
+from toyld.trajectory.storage import _write, load, save
 from toyld.trajectory.table import validate
 
 __all__ = ["RunFolder", "read_folder"]
@@ -243,13 +242,6 @@ def _json(value: Any) -> bytes:
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError, RecursionError) as error:
         fail("values that JSON can hold", str(error)[:80], "convert them: strings, finite numbers, lists, mappings")
-
-
-def _write(path: Path, payload: bytes) -> None:
-    try:
-        write_whole(path, payload)
-    except OSError as error:
-        fail(f"to write {path.name}", str(error.strerror), "check the folder, its permissions and its space")
 
 
 def _same_run(old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from toyld.checked import TrajectoryError, fail
 from toyld.trajectory._sniff import find
+from toyld.trajectory._text import once, show
 from toyld.trajectory.table import trajectory
 
 __all__ = ["read_trl"]
@@ -58,25 +59,10 @@ class _State(NamedTuple):
     rest: dict[str, Any]
 
 
-def _show(value: object, longest: int = 50) -> str:
-    try:
-        text = ascii(value)
-    except RecursionError:
-        text = type(value).__name__
-    return text if len(text) <= longest else text[: longest - 3] + "..."
-
-
 def _few(items: Iterable[Any], most: int = 6) -> str:
     listed = sorted(items)
     more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(map(str, listed[:most])) + more
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        fail("every key once in an object", f"a repeated key among {_show([k for k, _ in pairs])}", "repair the file")
-    return row
 
 
 def _content(row: dict[str, Any]) -> frozenset[tuple[str, Any]]:
@@ -93,19 +79,19 @@ def _state(path: Path, name: str) -> _State:
     if payload.startswith(b"version https://git-lfs"):
         fail("a trainer state", f"{name}, a Git-LFS pointer", "fetch the content with `git lfs pull`")
     try:
-        state = json.loads(payload.decode("utf-8-sig"), object_pairs_hook=_once)
+        state = json.loads(payload.decode("utf-8-sig"), object_pairs_hook=once)
         history = state.get("log_history") if isinstance(state, dict) else None
         if not isinstance(history, list):
             got = f"{type(state).__name__} with {type(history).__name__}" if state != {} else "an empty object"
             fail("an object with a list log_history", f"{got} in {name}", do)
         for row in history:
             if not isinstance(row, dict):
-                fail("an object in each place of log_history", f"{_show(row)} in {name}", "repair or remove it")
+                fail("an object in each place of log_history", f"{show(row)} in {name}", "repair or remove it")
         rows = {_content(row): row for row in history}
     except TrajectoryError:
         raise
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, cut, numbers of thousands of digits, too deep
-        fail("one whole JSON object", f"{name} ({_show(str(error) or type(error).__name__, 70)})", do)
+        fail("one whole JSON object", f"{name} ({show(str(error) or type(error).__name__, 70)})", do)
     rest = {key: value for key, value in state.items() if key != "log_history"}
     return _State(name, hashlib.sha256(payload).hexdigest(), rows, len(history) - len(rows), rest)
 
@@ -138,7 +124,7 @@ def _whole(value: Any) -> int | None:
 def _step(row: dict[str, Any], name: str) -> int:
     step = _whole(row.get("step"))
     if step is None or step < 0:
-        got = _show(row["step"]) if "step" in row else f"none in {_show(row)}"
+        got = show(row["step"]) if "step" in row else f"none in {show(row)}"
         fail("a step in every row, a whole number from 0 to 2^31 - 1", f"{got} in {name}", "repair or remove the row")
     return step
 
@@ -153,12 +139,12 @@ def _own(row: dict[str, Any], name: str) -> dict[str, Any]:
     for key, value in row.items():
         prefix = next((p for p in prefixes if key.startswith(f"{p}_")), "eval" if key.startswith("eval_") else "")
         if prefix == "eval" and len(sets) > 1:
-            got = f"{_show(key)} beside those of {_show(sorted(sets))} in {name}"
+            got = f"{show(key)} beside those of {show(sorted(sets))} in {name}"
             fail("rows of one evaluation set each", got, "split the row, or prefix its keys with the set's name")
         own = prefixes[0] if prefix == "eval" else prefix
         to = f"eval_{own.removeprefix('eval_')}_{key[len(prefix) + 1 :]}" if prefix else key
         if to in out:
-            fail("keys that stay apart", f"{_show(key)} and another as {_show(to)} in {name}", "rename one")
+            fail("keys that stay apart", f"{show(key)} and another as {show(to)} in {name}", "rename one")
         out[to] = value
     return out
 
@@ -188,14 +174,14 @@ def _log(state: _State) -> _Log:
             try:
                 values.append(float(value))
             except OverflowError:
-                fail(f"numbers within float64 for {_show(key)}", f"{_show(value)} at step {step}", "repair the file")
+                fail(f"numbers within float64 for {show(key)}", f"{show(value)} at step {step}", "repair the file")
             steps.append(step)
     for key, kinds in sorted(other.items()):
         if key in logged or key in _NAMED or key == "epoch" or _METRIC.fullmatch(key):
-            fail(f"numbers for {_show(key)}", f"{_few(kinds)} in {state.name}", "repair the file")
+            fail(f"numbers for {show(key)}", f"{_few(kinds)} in {state.name}", "repair the file")
     notes = []
     if other:
-        listed = _few(f"{_show(key)} ({_few(kinds)})" for key, kinds in other.items())
+        listed = _few(f"{show(key)} ({_few(kinds)})" for key, kinds in other.items())
         notes.append(("non-finite-rows", f"left out, not numbers: {listed}"))
     at = {key: (np.array(steps, np.int64), np.array(values)) for key, (steps, values) in logged.items()}
     measured = [steps for key, (steps, _) in at.items() if key != "epoch"]
@@ -222,7 +208,7 @@ def _log(state: _State) -> _Log:
         text = (
             f"{count} value(s) at {len(again)} step(s) ({_few(again)}) were logged again with another value, as a "
             f"restart or a second evaluation does; which one counts is not recorded, so they are left out "
-            f"({_few(map(_show, clashes))})"
+            f"({_few(map(show, clashes))})"
         )
         notes.append(("duplicate-rows", text))
     return _Log(grid, columns, notes, _examples(logged))
@@ -282,7 +268,7 @@ def _table(values: dict[str, Floats]) -> dict[str, Floats]:
         plain = _plain(key)
         name = _NAMED.get(key, plain if plain.startswith(("eval_", "train_")) else f"train_{plain}")
         if name in out:
-            fail("keys that differ in letters, digits or _", f"{_show(key)} and another as {name}", "rename one")
+            fail("keys that differ in letters, digits or _", f"{show(key)} and another as {name}", "rename one")
         out[name] = values[key]
     return out
 
@@ -295,7 +281,7 @@ def _set(values: dict[str, Floats], named: str | None) -> tuple[str | None, list
     if wanted in found:
         return wanted, names
     if named is not None:
-        fail(f"an evaluation set among {_show(names)}", _show(named), "name one of them")
+        fail(f"an evaluation set among {show(names)}", show(named), "name one of them")
     return (found.pop() if len(found) == 1 else None), names
 
 
@@ -333,10 +319,10 @@ def read_trl(
             if (above := np.flatnonzero(column > 0)).size:
                 got = f"{column[above[0]]:.6g} at step {log.step[above[0]]} of {state.name}"
                 do = "these are other numbers (logits, rewards, a loss?): rename the key"
-                fail(f"log-probabilities, never above 0, as {_show(key)}", got, do)
+                fail(f"log-probabilities, never above 0, as {show(key)}", got, do)
     notes = [("means-only", "each value is a mean over an evaluation set or over the batches of some updates")]
     if prefix is None and names:
-        text = f"evaluation sets {_few(map(_show, names))} were logged by name: none is taken as logp (evaluation=)"
+        text = f"evaluation sets {_few(map(show, names))} were logged by name: none is taken as logp (evaluation=)"
         notes.append(("means-only", text))
     whole = {name: _whole(state.rest.get(key)) for name, key in _ATTRS.items()}
     return trajectory(
