@@ -348,3 +348,74 @@ def test_where_means_and_examples_disagree_it_says_so_and_is_less_sure():
                                 probe=["chosen"], example=names))  # fmt: skip
     assert (alike.verdict, alike.reasons) == ("displacement", [])
     assert found.confidence < alike.confidence
+
+
+@pytest.mark.parametrize("without", ["noise_floor", "n_tokens"])
+def test_scoring_noise_of_unknown_size_is_no_wrong_reference(without: str) -> None:
+    for seed in range(20):
+        run = make_run("healthy", seed=seed)
+        run = run.drop_vars("n_tokens") if without == "n_tokens" else run.drop_attrs().assign_attrs(
+            {k: v for k, v in run.attrs.items() if k != "noise_floor"}
+        )  # fmt: skip
+        found = diagnose(run)
+        assert found.verdict == "healthy"
+        assert without in found.missing
+        wrong = make_run("wrong-reference", seed=seed)
+        wrong["ref_logp"] = wrong.ref_logp + 2.0  # another policy, in whose eyes all these responses are likelier
+        assert diagnose(wrong).verdict == "wrong-reference"
+
+
+def test_a_rejected_reference_alone_is_enough() -> None:
+    run = make_run("healthy", seed=0).copy(deep=True)
+    run.ref_logp.loc[{"probe": "rejected"}] = run.ref_logp.sel(probe="rejected") - 3.0
+    assert diagnose(run).verdict == "wrong-reference"
+
+
+def test_a_table_cut_at_its_beginning_has_no_step_0() -> None:
+    for seed in range(5):
+        found = diagnose(make_run("healthy", seed=seed).isel(step=slice(3, None)))
+        assert found.verdict != "wrong-reference"
+        assert "step 0" in found.missing
+
+
+def test_what_is_nothing_for_chosen_is_nothing_for_argmax() -> None:
+    """Chosen at −20 nats: its floor is .2; argmax at −.5 nats rises by .02, whatever the number of examples."""
+    rng = np.random.default_rng(0)
+    chosen = np.stack([np.full(40, -20.0), -20.0 + 0.01 * rng.standard_normal(40)])
+    argmax = np.stack([np.full(40, -0.5), -0.48 + 0.001 * rng.standard_normal(40)])
+    assert diagnose(table(chosen, argmax)).verdict == "not-learning"
+    assert diagnose(table(chosen - 1.0, argmax - [[20.0], [0.0]])).verdict == "squeezing", "argmax from −20.5 to −.48"
+
+
+def test_one_outlier_is_named_and_lowers_the_confidence() -> None:
+    rng = np.random.default_rng(0)
+    chosen = np.stack([np.full(40, -90.0), -110.0 + rng.standard_normal(40)])
+    argmax = np.stack([np.full(40, -60.0), -40.0 + rng.standard_normal(40)])
+    clear = diagnose(table(chosen, argmax))
+    chosen[:, 0], argmax[:, 0] = (-600.0, -20.0), (-590.0, -15.0)
+    odd = diagnose(table(chosen, argmax))
+    assert (clear.verdict, clear.reasons) == ("squeezing", [])
+    assert any("chosen changed by" in reason and "does not tell from 0" in reason for reason in odd.reasons)
+    assert odd.confidence < 0.75 * clear.confidence
+
+
+def test_few_evaluations_do_not_know_their_jitter_and_say_so() -> None:
+    few, many = (diagnose(make_run("healthy", seed=0, n_evaluations=n)) for n in (7, 8))
+    assert ("jitter" in few.missing, "jitter" in many.missing) == (True, False)
+    assert few.confidence < many.confidence
+
+
+def test_scoring_noise_averages_out_over_examples() -> None:
+    """Half a nat a token on sixty tokens is thirty nats for one response, and three for a mean of a hundred."""
+    rng = np.random.default_rng(0)
+    values = {
+        "logp": -90.0 + np.array([[0.0], [-20.0]]) + rng.standard_normal((2, 100)),
+        "argmax_logp": -60.0 + np.array([[0.0], [20.0]]) + rng.standard_normal((2, 100)),
+    }
+    values = {name: a[None, :, None] for name, a in values.items()}
+    names = [str(i) for i in range(100)]
+    run = trajectory({**values, "n_tokens": np.full((1, 1, 100), 60.0)}, step=[0, 10], probe=["chosen"], example=names,
+                     attrs={"noise_floor": 0.5})  # fmt: skip
+    found = diagnose(run)
+    assert found.verdict == "squeezing"
+    assert found.share["not-learning"] == 1.0, "of single examples it tells nothing"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -9,14 +10,14 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("transformers", reason="needs transformers: pip install 'toyld[llm]'")
+pytest.importorskip("transformers", reason="needs transformers: pip install -e .[llm]")
 
 import torch
 import transformers
 
 from toyld import cli
 from toyld.checked import BadInput
-from toyld.llm import checkpoints, encode, score
+from toyld.llm import checkpoints, encode, score, weights
 from toyld.llm import probe as probing
 from toyld.objectives import Batch, get
 from toyld.trajectory import read
@@ -183,10 +184,13 @@ def test_a_run_may_grow_but_not_change(saved, tmp_path):
     assert first.items() <= files(tmp_path / "run").items()
     assert read(tmp_path / "run").probe.values.tolist() == ["chosen", "rejected"]
     changed = [
-        ({"models": [models[0], models[2]], "steps": [0, 10]}, "expected step 10 of .*any1, which is there already"),
+        (
+            {"models": [models[0], models[2]], "steps": [0, 10]},
+            r"expected the weights that step 10 was measured with \(.*any1\), got others",
+        ),
         ({"max_length": 20}, "config.max_length = 20"),
         ({"eos": False}, "config.eos = False"),
-        ({"models": models[1:]}, "config.first"),
+        ({"models": models[1:]}, "config.weights.first"),
         ({"kinds": ["rejected", "permuted"]}, "config.kinds"),
     ]
     for options, message in changed:
@@ -198,8 +202,79 @@ def test_a_run_may_grow_but_not_change(saved, tmp_path):
         probing.probe(models, tmp_path / "other.jsonl", tmp_path / "run", kinds=["rejected"], resume=True)
 
 
-def test_an_adapter_is_its_base_with_the_adapter_merged(saved, tmp_path):
-    peft = pytest.importorskip("peft", reason="needs peft: pip install 'toyld[llm]'")
+def test_a_checkpoint_is_known_by_its_weights_not_by_its_path(saved, tmp_path, monkeypatch):
+    models, pairs = saved
+    given = [str(shutil.copytree(name, tmp_path / f"m{i}")) for i, name in enumerate(models[:2])]
+    rejected = {"kinds": ["rejected"], "resume": True}
+    probing.probe(given, pairs, tmp_path / "run", reference=given[0], kinds=["rejected"])
+    first = files(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(models[1])
+    again = probing.probe(["m0", "link"], pairs, "run", reference=models[0], **rejected)
+    assert (again.measured, again.skipped) == ((), (0, 10))
+    assert files(tmp_path / "run") == first, "the paths stay as they were first given"
+    assert read(tmp_path / "run/dpo-baseline/eval-00000010.nc").attrs["checkpoint"] == given[1]
+    for i, message in (
+        (1, r"expected the weights that step 10 was measured with \(.*m1\), got others in .*m1; use another folder"),
+        (0, r"config\.weights\.first = '[0-9a-f]{16}', was '[0-9a-f]{16}'"),
+    ):
+        shutil.copy(f"{models[2]}/model.safetensors", given[i])
+        with pytest.raises(BadInput, match=message):
+            probing.probe(given, pairs, "run", reference=models[0], **rejected)
+    with pytest.raises(BadInput, match=r"config\.weights\.reference = '[0-9a-f]{16}', was"):
+        probing.probe([models[0], "link"], pairs, "run", reference=models[1], **rejected)
+
+
+def test_fingerprints_of_large_files_see_every_tensor_and_those_of_adapters_their_base(saved, tmp_path, monkeypatch):
+    from safetensors.torch import load_file, save_file
+
+    (base,) = [shutil.copytree(saved[0][0], tmp_path / "base")]
+    whole, file = weights.fingerprint(str(base)), base / "model.safetensors"
+    monkeypatch.setattr(weights, "WHOLE", 100)
+    monkeypatch.setattr(weights, "PIECE", 8)
+    tensors = load_file(file)
+    before = {weights.fingerprint(str(base))}
+    assert before != {whole}, "the file is sampled"
+    for name, values in tensors.items():
+        save_file(tensors | {name: values + 1}, file, metadata={"format": "pt"})
+        before.add(weights.fingerprint(str(base)))
+    assert len(before) == 1 + len(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"\xff" * 200)  # damaged: loading tells, not this
+    (adapter / "adapter_config.json").write_text("{")
+    alone, based = (weights.fingerprint(str(adapter), base=b) for b in (None, str(base)))
+    assert alone != based
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(settings | {"_name_or_path": "elsewhere"}))
+    assert weights.fingerprint(str(adapter), base=str(base)) == based
+    (base / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.1}))
+    assert weights.fingerprint(str(adapter), base=str(base)) != based
+    hub = [weights.fingerprint(str(adapter), base="a/b", commit=commit) for commit in (None, "1f", "2e")]
+    assert len({alone, based, *hub}) == 5
+
+
+def test_on_the_hub_a_commit_tells_the_weights_and_an_adapter_is_refused(saved, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    models, pairs = saved
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for name, commit in (("whole", "1" * 40), ("adapter", "2" * 40)):
+        repository = tmp_path / f"models--some--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs/main").write_text(commit)
+        shutil.copytree(models[0], repository / "snapshots" / commit)
+    (tmp_path / "models--some--adapter/snapshots" / ("2" * 40) / "adapter_config.json").write_text("{}")
+    probing.probe(["some/whole"], pairs, tmp_path / "run", kinds=["rejected"])
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["config"]["weights"] == {"first": f"some/whole@{'1' * 40}", "reference": None}
+    with pytest.raises(BadInput, match="expected a folder for an adapter, got some/adapter on the Hub; download it"):
+        probing.probe(["some/adapter"], pairs, tmp_path / "other")
+
+
+def test_an_adapter_is_its_base_with_the_adapter_merged(saved, tmp_path, monkeypatch):
+    peft = pytest.importorskip("peft", reason="needs peft: pip install -e .[llm]")
     models, pairs = saved
     base = transformers.LlamaForCausalLM.from_pretrained(models[0])
     torch.manual_seed(5)
@@ -218,6 +293,18 @@ def test_an_adapter_is_its_base_with_the_adapter_merged(saved, tmp_path):
         (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(settings))
         with pytest.raises(BadInput, match=message):
             probing.probe([models[0], str(tmp_path / "adapter")], pairs, tmp_path / "run")
+    settings["base_model_name_or_path"] = models[0]
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter/adapter_model.safetensors").unlink()
+    torch.save(peft.get_peft_model_state_dict(adapted), tmp_path / "adapter/adapter_model.bin")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpickled"))
+    message = (
+        r"expected adapter_model.safetensors in the adapter .*, got adapter_model.bin; save it again with safetens"
+    )
+    with pytest.raises(BadInput, match=message):
+        probing.probe([models[0], str(tmp_path / "adapter")], pairs, tmp_path / "run")
+    with pytest.raises(BadInput, match=message):
+        checkpoints.load_model(str(tmp_path / "adapter"))
 
 
 def test_steps_come_from_the_trainers_own_state(saved, tmp_path):
@@ -343,6 +430,51 @@ def test_bad_input_is_one_line_and_exit_2(what, saved, tmp_path, capsys):
     assert (code, out) == (2, "")
     assert BAD[what] in err
     assert err.count("\n") == 1, err
+    assert not (tmp_path / "run").exists(), "a second try needs no --resume"
+
+
+def test_what_was_there_stays_where_nothing_could_be_scored(saved, tmp_path):
+    arguments = broken(saved, tmp_path, "weights that are not numbers")
+    models, pairs, out = (arguments[f"--{name}"] for name in ("models", "data", "out"))
+    out.mkdir()
+    with pytest.raises(BadInput, match="expected finite"):
+        probing.probe([str(models[0])], pairs, out)
+    assert files(out) == {}
+    assert out.is_dir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(BadInput, match="expected finite"):
+        probing.probe([str(models[0])], pairs, out)
+    assert set(files(out)) == {"notes.txt", "run.json"}, "a folder in use is left as it is"
+
+
+def test_rows_left_out_are_named_with_the_reason(saved, tmp_path, capsys):
+    models, _ = saved
+    same = PAIRS[0] | {"rejected": PAIRS[0]["chosen"]}
+    lines = [json.dumps(PAIRS[0]), json.dumps(PAIRS[1]), "{", json.dumps(PAIRS[2] | {"chosen": ""}), json.dumps(same)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    arguments = ["--models", models[0], "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "run"]
+    code, said, _ = run(capsys, *arguments, "--kinds", "rejected")
+    assert code == 0
+    what = "row 2, not valid JSON; row 3, chosen is empty; row 4, chosen equals rejected (rows counted from 0)"
+    assert f"3 of 5 rows left out: {what}\n" in said
+    more = [{"prompt": 3, "chosen": "a", "rejected": "b"}, PAIRS[2] | {"rejected": " "}, PAIRS[2] | {"chosen": None}]
+    more.append(PAIRS[2] | {"chosen": " ", "rejected": " "})
+    (tmp_path / "rows.jsonl").write_text("\n".join([*map(json.dumps, more), *lines]))
+    said = str(probing.read_probes(tmp_path / "rows.jsonl")[1])
+    assert said == (
+        "7 of 9 rows left out: row 0, expected the prompt as a string like the responses, got int 3; "
+        "row 1, rejected is empty; row 2, expected chosen as a string or a list of messages, got NoneType None; "
+        "row 3, chosen and rejected are empty; row 6, not valid JSON; and 2 more (rows counted from 0)"
+    )
+
+
+def test_help_says_what_no_eos_does(capsys):
+    code, said, _ = run(capsys, "--help")
+    words = re.sub(r"[\s│]+", " ", said)
+    assert code == 0
+    assert "--no-eos Do not score the EOS token behind a plain-text response (by default it is scored" in words
+    assert "as TRL trains it). --seed" in words, "no default behind it"
+    assert "(default: '')" not in words
 
 
 def test_without_transformers_the_line_says_what_to_install(saved, tmp_path, capsys, monkeypatch):
@@ -351,7 +483,9 @@ def test_without_transformers_the_line_says_what_to_install(saved, tmp_path, cap
     models, pairs = saved
     code, _, err = run(capsys, "--models", models[0], "--data", pairs, "--out", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
-    assert "expected the package transformers, got none installed; pip install 'toyld[llm]'" in err
+    assert (
+        'expected the package transformers, got none installed; in the clone of toyld: pip install -e ".[llm]"' in err
+    )
 
 
 def test_probe_sets_and_conversations_are_read_too(saved, tmp_path):
@@ -373,7 +507,8 @@ def test_probe_sets_and_conversations_are_read_too(saved, tmp_path):
     words.chat_template = "{% for m in messages %}{{ m['content'] }} </s> {% endfor %}"
     words.save_pretrained(tmp_path / "model")
     report = probing.probe([str(tmp_path / "model")], tmp_path / "chat.jsonl", tmp_path / "run", kinds=["rejected"])
-    assert (report.n_examples, report.n_refused) == (3, 1)
+    assert report.n_examples == 3
+    assert report.left_out.rows == ((3, "a response is not one message of the assistant"),)
     ds = read(tmp_path / "run")
     lengths = [[len(PAIRS[int(i)][side].split()) + 1 for i in ds.example.values] for side in ("chosen", "rejected")]
     np.testing.assert_array_equal(ds.n_tokens.values[0], lengths)
@@ -381,7 +516,7 @@ def test_probe_sets_and_conversations_are_read_too(saved, tmp_path):
 
 def test_tokens_and_scores_are_those_of_trls_own_trainer(tmp_path):
     """TRL's DPO trainer tokenises the pairs and logs their mean log-probability: ours are the same."""
-    trl = pytest.importorskip("trl", reason="needs trl: pip install 'toyld[llm]'")
+    trl = pytest.importorskip("trl", reason="needs trl: pip install -e .[llm]")
     import datasets
 
     words, trained, reference = tokenizer(), model(1), model(2)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("transformers", reason="needs transformers: pip install 'toyld[llm]'")
+pytest.importorskip("transformers", reason="needs transformers: pip install -e .[llm]")
 
 import torch
 import transformers
@@ -21,10 +21,10 @@ EPS32 = float(np.finfo(np.float32).eps)
 VOCAB = 61
 
 
-def tiny(kind="llama", dtype=torch.float32, dropout=0.0):
+def tiny(kind="llama", dtype=torch.float32, dropout=0.0, positions=256):
     """A small model with random weights, peaky enough that labels, maxima and means differ much."""
     torch.manual_seed(7)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": positions}
     if kind == "llama":
         config = transformers.LlamaConfig(vocab_size=VOCAB, intermediate_size=48, num_key_value_heads=2, **sizes)
     else:  # learned positions and dropout
@@ -137,8 +137,8 @@ def counted_padding(monkeypatch):
     """Every response is as long as the longest of its batch."""
     whole = scoring._batches
 
-    def padded(encoded, size, multiple):
-        for rows, length in whole(encoded, size, multiple):
+    def padded(encoded, size, multiple, room):
+        for rows, length in whole(encoded, size, multiple, room):
             for i in rows:
                 encoded[i] = Encoded(encoded[i].ids + (0,) * (length - len(encoded[i].ids)), encoded[i].start)
             yield rows, length
@@ -190,6 +190,22 @@ def test_a_score_does_not_depend_on_what_else_is_scored(model):
     every = table(score_encoded(model, given, batch_size=4))
     for some in ([0, 5], [11, 3, 7]):
         np.testing.assert_array_equal(table(score_encoded(model, [given[i] for i in some], batch_size=4)), every[some])
+
+
+@pytest.mark.parametrize("positions", [40, 100])
+def test_padding_ends_with_the_models_positions(positions):
+    """GPT-2 has no position beyond its table: a padded length of 64 or 128 would be no index of it."""
+    model = tiny("gpt2", torch.float64, positions=positions)
+    given = [*items(5, longest=positions), Encoded(tuple(range(40)) * (positions // 40), 5)]
+    given.append(Encoded((*range(50), *range(50))[:positions], positions - 20))  # all positions there are
+    check_exact(model, given)
+    every = table(score_encoded(model, given, batch_size=4))
+    for some in ([0, 6], [5, 3, 1], [6]):
+        np.testing.assert_array_equal(table(score_encoded(model, [given[i] for i in some], batch_size=4)), every[some])
+    longer = Encoded((*given[6].ids, 1), 5)
+    message = f"--max-length: expected at most the model's {positions} positions, got a sequence of {positions + 1}"
+    with pytest.raises(BadInput, match=message):
+        score_encoded(model, [longer])
 
 
 def test_chunks_of_the_softmax_change_nothing(model, monkeypatch):
@@ -329,7 +345,7 @@ def test_a_response_without_tokens_or_context_is_refused():
     assert encode(NoEos(), ["ab"], ["cd"], eos=False)[0].ids == letters("^abcd")
 
 
-@pytest.mark.parametrize("name", ["encode", "score", "probe"])
+@pytest.mark.parametrize("name", ["data", "encode", "score", "weights"])
 def test_examples_in_the_docstrings_run(name):
     failed, tried = doctest.testmod(importlib.import_module(f"toyld.llm.{name}"))
     assert tried

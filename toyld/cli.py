@@ -26,6 +26,7 @@ _Paths = Annotated[tuple[str, ...], arg(metavar="PATH…", help_behavior_hint=""
 _Names = Annotated[tuple[str, ...], arg(metavar="[NAME…]", help_behavior_hint="")]
 _Steps = Annotated[tuple[int, ...], arg(metavar="STEP…", help_behavior_hint="")]
 _Kinds = Annotated[str, arg(metavar="KIND,…", help_behavior_hint="")]
+_Negated = Annotated[bool, arg(help_behavior_hint="")]  # shown as --no-…: its help says what that does
 _Classes = Annotated[str | None, arg(metavar="CLASS,…", help_behavior_hint="")]
 
 __all__ = ["claims", "diagnose", "figures", "guard", "main", "objectives", "probe", "step"]
@@ -221,7 +222,7 @@ def probe(
     batch_size: int = 8,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    eos: bool = True,
+    eos: _Negated = True,
     seed: int = 0,
     resume: bool = False,
     stage: str = "dpo",
@@ -243,7 +244,7 @@ def probe(
         batch_size: Responses scored at once.
         dtype: What the model computes in; the softmax is in float32 always.
         device: Where; auto is cuda if there is one.
-        eos: Score the EOS token behind a response of plain text as part of it, as TRL trains it.
+        eos: Do not score the EOS token behind a plain-text response (by default it is scored, as TRL trains it).
         seed: Of the choice of examples and of the made responses.
         resume: Go on with a run folder: measure what is missing.
         stage: Name of the stage.

@@ -85,7 +85,7 @@ def classify(
     c, a = chosen.value, argmax.value
     fell = np.zeros(np.shape(c), bool) if rejected is None else rejected.down
     small = (np.abs(a) < thresholds.flat * np.abs(c)) & (a < thresholds.flat * np.asarray(room))
-    lags = gap.up & argmax.up & (gap.value >= thresholds.flat * np.abs(a))
+    lags = gap.up & argmax.up & (gap.low >= thresholds.flat * np.abs(a))
     unknown = np.isnan(c) | np.isnan(chosen.low) | np.isnan(a) | np.isnan(argmax.low)
     rules = [
         (unknown, "cannot-tell"),

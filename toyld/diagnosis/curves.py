@@ -29,6 +29,7 @@ class Curves:
     argmax: Floats | None
     reference: dict[str, Floats]
     floor: Floats
+    floor_known: bool  # measured, and the lengths to multiply it with
     noise_floor: float | None
     tokens: dict[str, Floats]
     n_examples: int | None  # None: means of nobody knows how many
@@ -99,7 +100,8 @@ def curves(ds: xr.Dataset, /) -> Curves:
     kept = {p: a[rows] for p, a in logp.items()}
     chosen = kept.get("chosen", np.full((1, units), np.nan))
     floor = ROUNDING * np.abs(chosen[0]) if len(chosen) else np.zeros(units)
-    if noise is not None and "chosen" in tokens:
+    floor_known = noise is not None and "chosen" in tokens
+    if noise is not None and floor_known:
         floor = np.fmax(floor, noise * tokens["chosen"])
     scalars = {}
     for name in ("entropy", "top1"):
@@ -115,11 +117,12 @@ def curves(ds: xr.Dataset, /) -> Curves:
         argmax=argmax,
         reference=reference,
         floor=np.where(np.isfinite(floor), floor, 0.0),
+        floor_known=floor_known,
         noise_floor=noise,
         tokens=tokens,
         n_examples=int(n_examples) if isinstance(n_examples, int | float) else None,
         means_only=means_only,
-        has_step0=bool(ds.attrs.get("has_step0", 0)) and (bool(rows[0]) or "chosen" not in logp),
+        has_step0=bool(ds.attrs.get("has_step0", 0) and ds.step.values[0] == 0 and (rows[0] or "chosen" not in logp)),
         mislabelled=mislabelled,
         scalars=scalars,
     )

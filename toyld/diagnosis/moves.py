@@ -65,11 +65,17 @@ def moves(c: Curves, /, *, seed: int = 0, thresholds: Thresholds = DEFAULT) -> M
     move = {}
     for name, delta in by_unit.items():
         value = known_mean(delta)
-        start = abs(float(known_mean(series["argmax" if name == "gap" else name][0])))
-        noise = max(float(np.nanmean(c.floor)), thresholds.material * start)
-        shake = thresholds.difference * running_jitter(value, thresholds=thresholds)  # as known then: no look-ahead
+        # One scale for all along the chosen contexts: what is nothing for chosen is nothing for argmax.
+        level = abs(float(known_mean(series["rejected" if name == "rejected" else "chosen"][0])))
+        units = (c.n_examples or 1) if c.means_only else max(1, int(np.isfinite(delta[-1]).sum()))
+        noise = max(float(np.nanmean(c.floor)) / units**0.5, thresholds.material * level)
+        shake = thresholds.difference * _jitter(value, thresholds)  # as known at each evaluation: no look-ahead
         move[name] = Move(value, low[name], high[name], np.fmax(noise, shake))
     return Moves(by_unit, move, resampled, gap)
+
+
+def _jitter(mean: Floats, thresholds: Thresholds) -> Floats:
+    return running_jitter(mean, least=thresholds.rough_evaluations, thresholds=thresholds)
 
 
 def _drawn(m: Moves, seed: int, thresholds: Thresholds) -> dict[str, Floats]:
@@ -81,7 +87,7 @@ def _drawn(m: Moves, seed: int, thresholds: Thresholds) -> dict[str, Floats]:
     for name in ("chosen", "argmax", "rejected"):
         if name in m.move:
             value = m.move[name].value
-            shake = 2.0**0.5 * float(running_jitter(value, thresholds=thresholds)[-1])  # of a difference of two
+            shake = 2.0**0.5 * float(_jitter(value, thresholds)[-1])  # of a difference of two
             shaken[name] = value[-1] + shake * rng.standard_normal(int(thresholds.resamples))
     return {**shaken, "gap": shaken["argmax"] - shaken["chosen"]}
 

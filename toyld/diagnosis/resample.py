@@ -99,15 +99,17 @@ def jitter(series: Floats, /, *, thresholds: Thresholds = DEFAULT) -> float:
     return float(np.median(np.abs(np.diff(known, 2))) / _PER_SIGMA)
 
 
-def running_jitter(series: Floats, /, *, thresholds: Thresholds = DEFAULT) -> Floats:
+def running_jitter(series: Floats, /, *, least: float | None = None, thresholds: Thresholds = DEFAULT) -> Floats:
     """The jitter of each beginning of a curve, [evaluation]: what was known of it at that evaluation.
 
-    Entry t is `jitter(series[:t + 1])`, for all t in one pass (a running median of two heaps).
+    Entry t is `jitter(series[:t + 1])`, for all t in one pass (a running median of two heaps); `least` evaluations are
+    needed, `jitter_evaluations` unless another number is given.
 
     >>> running_jitter(np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])).round(3).tolist()[6:]
     [0.0, 1.211, 1.211]
     """
     out = np.zeros(len(series))
+    least = thresholds.jitter_evaluations if least is None else least
     below: list[float] = []  # the smaller half, negated
     above: list[float] = []
     last: list[float] = []
@@ -121,7 +123,7 @@ def running_jitter(series: Floats, /, *, thresholds: Thresholds = DEFAULT) -> Fl
                 heapq.heappush(above, -heapq.heappushpop(below, -bend))
                 if len(above) > len(below):
                     heapq.heappush(below, -heapq.heappop(above))
-        if count >= thresholds.jitter_evaluations and below:
+        if count >= least and below:
             middle = -below[0] if len(below) > len(above) else (above[0] - below[0]) / 2.0
             out[t] = middle / _PER_SIGMA
     return out

@@ -26,8 +26,8 @@ class Thresholds:
     )
     material: float = _because(
         0.01,
-        "a mean that moved by less than a hundredth of its own starting log-probability has not moved for a reader of "
-        "the text, however many examples make it significant",
+        "a mean that moved by less than a hundredth of the response's starting log-probability has not moved for a "
+        "reader of the text, however many examples make it significant; argmax counts on the scale of its response",
     )
     difference: float = _because(
         2.0 * 2.0**0.5,
@@ -36,6 +36,16 @@ class Thresholds:
     )
     jitter_evaluations: float = _because(
         8, "second differences of fewer evaluations measure the curve's own bend, not its jitter"
+    )
+    reference: float = _because(
+        4.0,
+        "standard errors by which the policy at step 0 must differ from its reference where the scoring noise is not "
+        "known: a false alarm would hide the verdict, and the question is put to every run",
+    )
+    rough_evaluations: float = _because(
+        4,
+        "from here on a verdict counts with a rough jitter: the median of two second differences lets a curve pass "
+        "that jumps once and stays, and not one that swings; one second difference is a bend like any other",
     )
     level: float = _because(0.95, "intervals, two-sided")
     resamples: float = _because(1000, "percentile bootstrap over examples: 25 resamples lie beyond either bound")
@@ -58,6 +68,10 @@ class Thresholds:
     missing_examples: float = _because(0.2, "means hide mixed populations, and have no intervals")
     missing_floor: float = _because(0.05, "the scoring noise was not measured")
     missing_step0: float = _because(0.2, "changes count from the first evaluation, after training had begun")
+    missing_jitter: float = _because(
+        0.15, "under `jitter_evaluations` evaluations a shift that all examples share cannot be told from a trend"
+    )
+    unclear: float = _because(0.3, "a mean beyond its floor that its interval does not tell from 0 may be either")
     disagreement: float = _because(0.2, "the largest class among the examples is another than that of the means")
     missing_others: float = _because(0.05, "no other probe says where the mass went")
 

@@ -19,7 +19,7 @@ from toyld.diagnosis.curves import Curves, curves
 from toyld.diagnosis.events import early_warning, turning_points
 from toyld.diagnosis.moves import Moves, agreement, moves
 from toyld.diagnosis.null import null_model
-from toyld.diagnosis.resample import bootstrap_means, interval, known_mean, number
+from toyld.diagnosis.resample import bootstrap_means, interval, jitter, known_mean, number
 from toyld.diagnosis.rewards import reward_findings
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 from toyld.trajectory import notes
@@ -57,24 +57,36 @@ class Verdict:
 
 
 def _reference(c: Curves, thresholds: Thresholds) -> tuple[bool, list[dict[str, str]]]:
-    """Whether the reference is another policy than the one before the first update, and the finding that says so."""
-    if not c.has_step0:
-        return False, []
-    for probe in ("chosen", "rejected"):
-        if probe in c.reference and probe in c.logp:
-            off = np.abs(c.logp[probe][0] - c.reference[probe][0])
-            typical = float(np.nanmedian(off)) if np.isfinite(off).any() else 0.0
-            level = float(np.nanmedian(np.abs(c.logp[probe][0])))
-            if typical > max(thresholds.difference * float(np.nanmean(c.floor)), thresholds.material * level):
-                text = (
-                    f"before the first update {probe} differs from its reference by {typical:.3g} nats (median; the "
-                    f"log-probability itself is {-level:.4g}): rewards are not 0 where training starts"
-                )
-                return True, [{"code": "reference-suspect", "text": text}]
+    """Whether the reference is another policy than the one before the first update, and the finding that says so.
+
+    Beyond `material` of the log-probability; and where the scoring noise is known, the typical difference of one
+    example beyond it, else the mean difference beyond its standard error: noise without bias is no other policy.
+    """
+    for probe in ("chosen", "rejected") if c.has_step0 else ():
+        if probe not in c.reference or probe not in c.logp:
+            continue
+        off = c.logp[probe][0] - c.reference[probe][0]
+        off = off[np.isfinite(off)]
+        if not off.size:
+            continue
+        level = thresholds.material * float(np.nanmedian(np.abs(c.logp[probe][0])))
+        typical = float(np.median(np.abs(off)))
+        if c.floor_known or c.means_only:
+            suspect = typical > max(thresholds.difference * float(np.nanmean(c.floor)), level)
+        else:
+            shake = jitter(known_mean(c.logp[probe]), thresholds=thresholds)  # of two evaluations, policy and reference
+            error = (off.var(ddof=1) / off.size + 2.0 * shake**2) ** 0.5 if off.size > 1 else math.inf
+            suspect = abs(float(off.mean())) > max(thresholds.reference * float(error), level)
+        if suspect:
+            text = (
+                f"before the first update {probe} differs from its reference by {typical:.3g} nats (median; it is "
+                f"{-level / thresholds.material:.4g} itself): rewards are not 0 where training starts"
+            )
+            return True, [{"code": "reference-suspect", "text": text}]
     return False, []
 
 
-def _missing(c: Curves) -> list[str]:
+def _missing(c: Curves, thresholds: Thresholds) -> list[str]:
     others = set(c.logp) - {"chosen", "rejected"}
     absent = {
         "chosen": c.chosen is None,
@@ -82,6 +94,8 @@ def _missing(c: Curves) -> list[str]:
         "rejected": c.rejected is None,
         "values per example": c.means_only,
         "noise_floor": c.noise_floor is None,
+        "n_tokens": c.noise_floor is not None and not c.floor_known,
+        "jitter": c.chosen is not None and len(c.step) < thresholds.jitter_evaluations,
         "step 0": not c.has_step0,
         "other probes": not others,
     }
@@ -94,6 +108,8 @@ def _confidence(stable: float, missing: list[str], thresholds: Thresholds) -> fl
         "rejected": thresholds.missing_rejected,
         "values per example": thresholds.missing_examples,
         "noise_floor": thresholds.missing_floor,
+        "n_tokens": thresholds.missing_floor,
+        "jitter": thresholds.missing_jitter,
         "step 0": thresholds.missing_step0,
         "other probes": thresholds.missing_others,
     }
@@ -141,6 +157,17 @@ def _untold(c: Curves) -> list[str]:
     return [text for text, holds in why.items() if holds]
 
 
+def _unclear(m: Moves) -> list[str]:
+    """Moves at the last evaluation that count as none although they may be large: few examples, or one far out."""
+    out = []
+    for name in ("chosen", "argmax", "rejected"):
+        if name in m.move:
+            value, low, high, floor = (float(part[-1]) for part in m.move[name])
+            if abs(value) > floor and low <= floor and high >= -floor:
+                out.append(f"{name} changed by {value:+.3g} nats, which [{low:+.3g}, {high:+.3g}] does not tell from 0")
+    return out
+
+
 def _classes(c: Curves, m: Moves, seed: int, thresholds: Thresholds) -> _Classes:
     if reasons := _untold(c):
         return _Classes(["cannot-tell"] * len(c.step), None, 0.0, reasons)
@@ -154,14 +181,17 @@ def _classes(c: Curves, m: Moves, seed: int, thresholds: Thresholds) -> _Classes
     if kinds[-1] == "cannot-tell":
         known = [int(np.isfinite(by_unit[name][-1]).sum()) for name in ("chosen", "argmax")]
         reasons = [f"at the last evaluation chosen is known of {known[0]} and argmax of {known[1]} example(s)"]
+    stable = agreement(m, kinds[-1], room, seed=seed, thresholds=thresholds)
+    if unclear := _unclear(m):
+        stable *= 1.0 - thresholds.unclear
+        reasons += unclear
     if c.means_only:
-        return _Classes(kinds, None, agreement(m, kinds[-1], room, seed=seed, thresholds=thresholds), reasons)
+        return _Classes(kinds, None, stable, reasons)
     noise = thresholds.difference * c.floor
     kind = classify_examples(
         by_unit["chosen"], by_unit["argmax"], by_unit.get("rejected"), noise, thresholds=thresholds
     )
     shares = {name: (kind == name).mean(1) for name in (*EXAMPLE_CLASSES, "cannot-tell")}
-    stable = agreement(m, kinds[-1], room, seed=seed, thresholds=thresholds)
     largest, part = _largest({name: float(a[-1]) for name, a in shares.items()}, kinds[-1])
     if kinds[-1] not in ("cannot-tell", largest):
         stable *= 1.0 - thresholds.disagreement
@@ -204,7 +234,7 @@ def diagnose(
     suspect, found = _reference(c, thresholds)
     rewards_suspect, reward_texts = reward_findings(ds, beta=beta, thresholds=thresholds)
     findings += found + reward_texts
-    missing = _missing(c)
+    missing = _missing(c, thresholds)
     m = moves(c, seed=seed, thresholds=thresholds) if c.chosen is not None else Moves({}, {}, {}, None)
     numbers, intervals = _numbers(m, thresholds)
     told = _classes(c, m, seed, thresholds)

@@ -1,7 +1,8 @@
 """Saved checkpoints of one run: their optimiser steps, their weights, the tokenizer that fits them all.
 
 A checkpoint is a folder that `save_pretrained` or a Trainer wrote, a folder with a PEFT adapter (loaded on its base
-model), or a name on the Hub. Nothing is unpickled: weights are read from safetensors.
+model), or the name of a whole model on the Hub. Nothing is unpickled: weights are read from safetensors, and what has
+none is refused.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from toyld.checked import BadInput
+from toyld.llm import weights
 
-__all__ = ["Course", "check_fit", "course", "load_config", "load_model", "load_tokenizer", "pick_device", "quiet"]
+__all__ = ["Course", "check_fit", "course", "fingerprint", "load_config", "load_model", "load_tokenizer", "pick_device"]
+__all__ += ["positions", "quiet"]
 
 DTYPES = ("float32", "bfloat16", "float16")
+_INSTALL = 'in the clone of toyld: pip install -e ".[llm]"'
+_ADAPTER = "adapter_model.safetensors"
+_ROOM = "max_position_embeddings"
+_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")  # in the paths of the Hub's cache
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -43,7 +50,7 @@ def quiet() -> Iterator[None]:
     try:
         from transformers.utils import logging
     except ImportError:
-        raise BadInput("expected the package transformers, got none installed; pip install 'toyld[llm]'") from None
+        raise BadInput("expected the package transformers, got none installed; " + _INSTALL) from None
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -156,20 +163,65 @@ def load_config(model: str, /) -> Any:
     return _try(AutoConfig.from_pretrained, model if base is None else base, model)
 
 
+def fingerprint(model: str, /) -> str:
+    """`weights.fingerprint` of a checkpoint: the same for every path to the same weights."""
+    base = _base(model)
+    return weights.fingerprint(model, base=base, commit=_commit(model if base is None else base, model))
+
+
+def _commit(name: str, asked: str) -> str | None:
+    """The commit of a model on the Hub that is loaded here; None for a folder."""
+    if Path(name).is_dir():
+        return None
+    from transformers.utils import cached_file
+
+    found = _COMMIT.search(Path(_try(cached_file, name, asked, filename="config.json")).as_posix())
+    return found[1] if found else None
+
+
 def _base(model: str) -> str | None:
-    """The base model of an adapter's folder; None for a whole model."""
+    """The base model of an adapter's folder; None for a whole model. Adapters without safetensors are refused."""
     _locate(model)
-    if not (Path(model) / "adapter_config.json").is_file():
+    if not _is_adapter(model, model):
         return None
     try:
         from peft import PeftConfig
     except ImportError:
-        msg = f"expected the package peft for the adapter {model}, got none installed; pip install 'toyld[llm]'"
+        msg = f"expected the package peft for the adapter {model}, got none installed; {_INSTALL}"
         raise BadInput(msg) from None
     base = _try(PeftConfig.from_pretrained, model, model).base_model_name_or_path
     if not base:
         raise BadInput(f"expected base_model_name_or_path in the adapter_config.json of {model}, got none; fill it in")
+    if _is_adapter(str(base), model) and not (Path(base) / "config.json").is_file():
+        raise BadInput(f"expected a whole model as base of the adapter {model}, got the adapter {base}; merge that one")
     return str(base)
+
+
+def _is_adapter(model: str, asked: str) -> bool:
+    """Whether a folder holds an adapter; BadInput where its weights would be unpickled, or it is on the Hub.
+
+    `asked`: the checkpoint that is meant, whose base `model` may be.
+    """
+    if Path(model).is_dir():
+        if not (Path(model) / "adapter_config.json").is_file():
+            return False
+        if not (Path(model) / _ADAPTER).is_file():
+            there = ", ".join(sorted(file.name for file in Path(model).glob("adapter_model*"))) or "none"
+            msg = f"expected {_ADAPTER} in the adapter {model}, got {there}; save it again with safetensors"
+            raise BadInput(msg + " (save_pretrained of peft does), since nothing is unpickled here")
+        return True
+    from transformers.utils import find_adapter_config_file
+
+    if _try(find_adapter_config_file, model, asked) is not None:
+        msg = f"expected a folder for an adapter, got {model} on the Hub; download it and name the folder"
+        raise BadInput(msg)
+    return False
+
+
+def positions(config: Any, /) -> int | None:
+    """The longest sequence that a model's config gives positions for; None where it sets no limit."""
+    room = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, _ROOM, None)
+    return room if isinstance(room, int) and room > 0 else None
 
 
 def _try(load: Callable[..., Any], what: str, model: str, **options: Any) -> Any:
@@ -215,8 +267,7 @@ def check_fit(config: Any, model: str, /, *, size: int | None, largest_id: int, 
 
     `largest_id`, `longest`: of the token ids and of the sequences to come.
     """
-    text = config.get_text_config()
-    found, room = int(text.vocab_size), getattr(text, "max_position_embeddings", None)
+    found, room = int(config.get_text_config().vocab_size), positions(config)
     if size is not None and found != size:
         msg = f"expected one vocabulary in all checkpoints, got {found} tokens in {model} after {size}; "
         raise BadInput(msg + "probabilities over different vocabularies do not compare")
@@ -225,6 +276,6 @@ def check_fit(config: Any, model: str, /, *, size: int | None, largest_id: int, 
             f"expected token ids below the {found} of {model}, got {largest_id}; use the tokenizer it was trained with"
         )
         raise BadInput(msg)
-    if isinstance(room, int) and longest > room:
+    if room is not None and longest > room:
         raise BadInput(f"--max-length: expected at most the {room} positions of {model}, got a sequence of {longest}")
     return found

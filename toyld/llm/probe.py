@@ -7,11 +7,12 @@ is measured once, on the first checkpoint's chosen responses.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 
 from toyld.checked import BadInput
 from toyld.llm import checkpoints
+from toyld.llm.data import LeftOut, read_probes
 from toyld.llm.encode import Encoded, encode
 from toyld.llm.score import Scores, noise_floor, score_encoded
-from toyld.probes import Preferences, ProbeSet, Row, make, read_preference, resolve
-from toyld.probes.preference import records
+from toyld.probes import ProbeSet
 from toyld.trajectory import load, read_folder, trajectory
 from toyld.trajectory.folder import RunFolder
 
@@ -34,7 +35,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Report:
-    """What `probe` did: steps measured and steps that were there already, how the steps are known, how much was cut."""
+    """What `probe` did: steps measured and steps there already, how the steps are known, what was left out or cut."""
 
     measured: tuple[int, ...]
     skipped: tuple[int, ...]
@@ -43,7 +44,7 @@ class Report:
     kinds: tuple[str, ...]
     missing: dict[str, str]
     n_examples: int
-    n_refused: int
+    left_out: LeftOut
     n_responses: int
     n_cut: int
     noise_floor: float | None
@@ -76,19 +77,20 @@ def probe(
     `models`: folders or Hub names in training order, the policy before training first; `steps`: see
     `checkpoints.course`; `reference`: a model whose log-probabilities are stored as ref_logp; `data`, `kinds`,
     `held_out`, `n`, `seed`: see `read_probes`; the rest: see `toyld.llm.score`. `tell` hears (what, done, total),
-    counted in responses. With `resume` checkpoints may be added to a run.
+    counted in responses. With `resume` checkpoints may be added to a run; what is there must have been measured with
+    the same weights, wherever they lie now. A new run of which nothing could be scored leaves no run.json behind.
 
     Raises:
         BadInput: models, tokenizer, data or folder that do not serve, in one line.
     """
     if batch_size < 1:
         raise BadInput(f"--batch-size: expected at least 1, got {batch_size}")
-    with checkpoints.quiet():
+    with checkpoints.quiet(), _nothing_for_nothing(Path(out)):
         way = checkpoints.course(models, steps=steps)
         device = checkpoints.pick_device(device)
         every = (*way.models, *([] if reference is None else [reference]))
         configs = [checkpoints.load_config(model) for model in every]  # all of them, before anything takes long
-        probes, n_refused = read_probes(data, kinds=kinds, held_out=held_out, n=n, seed=seed)
+        probes, left_out = read_probes(data, kinds=kinds, held_out=held_out, n=n, seed=seed)
         tokenizer = checkpoints.load_tokenizer(way.models, chat=probes.messages is not None)
         cells = _encode(tokenizer, probes, max_length=max_length, eos=eos)
         names = list(probes.responses)
@@ -97,14 +99,16 @@ def probe(
         for model, described in zip(every, configs, strict=True):
             size = checkpoints.check_fit(described, model, size=size, **fits)
         prints = {"probes": probes.sha256[:16], "tokens": cells.fingerprint}
-        config: dict[str, Any] = {"first": way.models[0], "reference": reference, "fingerprints": prints}
-        config |= {"kinds": names}
+        known_as = {model: checkpoints.fingerprint(model) for model in every}
+        weights = {"first": known_as[way.models[0]], "reference": None if reference is None else known_as[reference]}
+        config: dict[str, Any] = {"weights": weights, "fingerprints": prints, "kinds": names}
         config |= {"examples": len(probes), "max_length": max_length, "eos": eos, "dtype": dtype, "arm": arm}
         config |= {"batch_size": batch_size, "seed": seed, "probes": dict(probes.provenance)}
         folder = RunFolder.create(out, command="toyld probe", config=config, stages=[stage], resume=resume)
-        known = _known(folder, way, stage, arm)
+        known = _known(folder, way, known_as, stage, arm)
         attrs: dict[str, Any] = {"vocab_size": size, "fingerprints": prints, "probing_set": prints["probes"]}
         attrs |= {"n_cut": cells.n_cut, "max_length": max_length, "dtype": dtype}
+        attrs |= {} if reference is None else {"reference_model": reference}
 
         def measure(model: str, loaded: Any) -> Scores:
             done = 0
@@ -144,7 +148,7 @@ def probe(
                 stage=stage,
                 arm=arm,
                 has_step0=step == 0,
-                attrs=attrs | {"noise_floor": floor, "checkpoint": model},
+                attrs=attrs | {"noise_floor": floor, "checkpoint": model, "weights": known_as[model]},
             )
             folder.write(ds)
             del loaded
@@ -157,58 +161,26 @@ def probe(
         kinds=tuple(names),
         missing=dict(probes.missing),
         n_examples=len(probes),
-        n_refused=n_refused,
+        left_out=left_out,
         n_responses=len(cells.items),
         n_cut=cells.n_cut,
         noise_floor=floor,
     )
 
 
-def read_probes(
-    data: str | Path, /, *, kinds: Sequence[str] = (), held_out: bool = False, n: int = 128, seed: int = 0
-) -> tuple[ProbeSet, int]:
-    """What to score, and how many rows of the data are of no use: a ProbeSet's file, or preference pairs.
-
-    `kinds`: keys or short names of `toyld.probes.KINDS`; by default chosen, rejected, every kind that the data carry,
-    another prompt's answer and permuted words. `held_out`: the run does not train on these pairs. `n`: examples at
-    most, a random sample by `seed`.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "pairs.jsonl"
-    >>> row = {"prompt": "Sky?", "chosen": "It is blue.", "rejected": "Green."}
-    >>> _ = path.write_text(json.dumps(row))
-    >>> list(read_probes(path)[0].responses)
-    ['chosen', 'rejected', 'random_permute']
-    """
-    if n < 1:
-        raise BadInput(f"--n: expected at least 1, got {n}")
-    wanted = {"chosen", *resolve(kinds, held_out=held_out)}
-    first = next(records(data), None)
-    if isinstance(first, dict) and "probe_set" in first:
-        probes, refused = ProbeSet.from_jsonl(data), 0
-        probes = probes.take(min(n, len(probes)))
-    else:
-        pairs = read_preference(data, on_bad="skip")
-        rows = tuple(row for row in pairs.rows if _one_answer(row))
-        if not rows:
-            msg = "expected conversations whose responses are one message of the assistant, got none"
-            raise BadInput(msg + "; give prompt, chosen and rejected as text")
-        refused = len(pairs.refused) + len(pairs) - len(rows)
-        extra = wanted if kinds else {"other_prompt", "permuted", *(key for row in rows for key in row.extra)}
-        kept = Preferences(rows, pairs.refused, pairs.sha256)
-        probes = make(kept, extra, seed=seed, n=min(n, len(rows)), held_out=held_out)
-    if kinds:
-        if absent := sorted(wanted - set(probes.responses)):
-            why = probes.missing.get(absent[0], "the data hold none")
-            raise BadInput(f"--kinds: expected responses of kind {absent[0]}, got none ({why}); leave it out")
-        probes = replace(probes, responses={key: texts for key, texts in probes.responses.items() if key in wanted})
-    return probes, refused
-
-
-def _one_answer(row: Row) -> bool:
-    """Whether other texts can take the response's place: it is text, or one message of the assistant."""
-    replies = [row.messages[side] for side in ("chosen", "rejected")] if row.messages else []
-    return all(len(reply) == 1 and reply[0]["role"] == "assistant" for reply in replies)
+@contextlib.contextmanager
+def _nothing_for_nothing(out: Path) -> Iterator[None]:
+    """Takes run.json away again where it is all there is: what could not be scored at all needs no --resume."""
+    existed = out.is_dir()
+    fresh = not existed or not any(out.iterdir())
+    try:
+        yield
+    except BaseException:
+        if fresh and out.is_dir() and [file.name for file in out.iterdir()] == ["run.json"]:
+            (out / "run.json").unlink()
+            if not existed:
+                out.rmdir()
+        raise
 
 
 def _load(model: str, dtype: str, device: str, size: int | None, fits: dict[str, int]) -> Any:
@@ -267,15 +239,16 @@ class _Known:
     reference: Floats | None
 
 
-def _known(folder: RunFolder, way: checkpoints.Course, stage: str, arm: str) -> _Known:
+def _known(folder: RunFolder, way: checkpoints.Course, weights: Mapping[str, str], stage: str, arm: str) -> _Known:
     steps = frozenset(folder.steps(stage, arm))
     if not steps:
         return _Known(steps, None, None)
     for model, step in zip(way.models, way.steps, strict=True):
         file = folder.path / f"{stage}-{arm}" / f"eval-{step:08d}.nc"
-        if file.is_file() and (there := load(file).attrs.get("checkpoint", model)) != model:
-            msg = f"expected step {step} of {there}, which is there already, got {model}; use another folder"
-            raise BadInput(msg)
+        there = load(file).attrs if file.is_file() else {}
+        if there.get("weights", weights[model]) != weights[model]:
+            msg = f"expected the weights that step {step} was measured with ({there.get('checkpoint')}), "
+            raise BadInput(msg + f"got others in {model}; use another folder")
     ds = next(ds for ds in read_folder(folder.path) if (ds.attrs["stage"], ds.attrs["arm"]) == (stage, arm))
     reference = ds.ref_logp.values[0] if "ref_logp" in ds else None
     return _Known(steps, ds.attrs.get("noise_floor"), reference)

@@ -6,9 +6,9 @@ For response tokens y_t behind a context x_t, with π_t = softmax of the model's
     pi_norm2 = mean_t ‖π_t‖²,   residual_norm = mean_t ‖π_t − e_{y_t}‖.
 
 The softmax is taken in float32 whatever the model computes in, sums over tokens in float64. Sequences are padded on
-the right to a multiple of 64 and batches to a fixed number of rows, so the shape in which a response is scored depends
-on its own length alone: the same at every checkpoint. Half-precision scores move by more than 10 % in probability
-with the shape of the batch; `noise_floor` measures by how much here.
+the right to a multiple of 64 (at most to the model's last position) and batches to a fixed number of rows, so the shape
+in which a response is scored depends on its own length alone: the same at every checkpoint. Half-precision scores move
+by more than 10 % in probability with the shape of the batch; `noise_floor` measures by how much here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.checked import BadInput
+from toyld.llm.checkpoints import positions
 from toyld.llm.encode import Encoded, encode
 
 __all__ = ["Scores", "noise_floor", "score", "score_encoded"]
@@ -64,11 +65,12 @@ def score(
 
     `model`: a causal language model (Hugging Face, PEFT, or any module called as model(input_ids=, attention_mask=)
     that returns `.logits` (B, T, V)), on its device; it is put into eval mode for the while. `tick` hears how many
-    responses each batch has finished. Memory: batch_size × longest response × V logits in the model's dtype, and one
-    chunk in float32.
+    responses each batch has finished. Memory: the logits of one batch at once, in the model's dtype: batch_size × V ×
+    the positions from the first response's beginning to the longest one's end (× the padded length, where the model
+    takes no `logits_to_keep`); and one chunk in float32, at most 64 MiB a copy.
 
     Raises:
-        BadInput: what `encode` refuses; logits that are not finite.
+        BadInput: what `encode` refuses; more tokens than the model has positions; logits that are not finite.
 
     >>> import torch
     >>> from types import SimpleNamespace
@@ -96,13 +98,16 @@ def score_encoded(
     multiple: int = MULTIPLE,
     tick: Callable[[int], object] | None = None,
 ) -> Scores:
-    """`score` of token ids; `multiple`: padded lengths are multiples of it."""
+    """`score` of token ids; `multiple`: padded lengths are multiples of it, or the model's last position."""
     import torch
 
     if batch_size < 1:
         raise BadInput(f"--batch-size: expected at least 1, got {batch_size}")
     if not encoded:
         raise BadInput("expected at least one response to score, got none")
+    room, longest = positions(getattr(model, "config", None)), max(len(item.ids) for item in encoded)
+    if room is not None and longest > room:
+        raise BadInput(f"--max-length: expected at most the model's {room} positions, got a sequence of {longest}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     accepts = set(inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters)
     columns = [np.zeros(len(encoded)) for _ in fields(Scores)]
@@ -110,7 +115,7 @@ def score_encoded(
     model.eval()
     try:
         with torch.inference_mode():
-            for rows, length in _batches(encoded, batch_size, multiple):
+            for rows, length in _batches(encoded, batch_size, multiple, room):
                 tokens = _score_batch(model, [encoded[i] for i in rows], batch_size, length, device, accepts)
                 for i, found in zip(rows, tokens, strict=True):
                     count = found.shape[1]
@@ -141,11 +146,12 @@ def noise_floor(model: Any, encoded: Sequence[Encoded], first: Scores, /, *, bat
     return float((off / first.n_tokens).max())
 
 
-def _batches(encoded: Sequence[Encoded], size: int, multiple: int) -> Iterator[tuple[list[int], int]]:
-    """(rows, padded length): rows of one padded length, in order, `size` at a time."""
+def _batches(encoded: Sequence[Encoded], size: int, multiple: int, room: int | None) -> Iterator[tuple[list[int], int]]:
+    """(rows, padded length): rows of one padded length, in order, `size` at a time; never longer than `room`."""
     by_length: dict[int, list[int]] = {}
     for i, item in enumerate(encoded):
-        by_length.setdefault(-(-len(item.ids) // multiple) * multiple, []).append(i)
+        length = -(-len(item.ids) // multiple) * multiple
+        by_length.setdefault(length if room is None else min(length, room), []).append(i)
     for length, rows in sorted(by_length.items()):
         for first in range(0, len(rows), size):
             yield rows[first : first + size], length

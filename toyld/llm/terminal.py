@@ -35,8 +35,8 @@ def show(models: Sequence[str], data: Path, out: Path, /, **options: Any) -> int
     print(f"steps {report.steps_from}" + ("" if report.has_step0 else "; the policy before training is not among them"))
     for kind, why in report.missing.items():
         print(f"not scored, {kind}: {why}")
-    if report.n_refused:
-        print(f"{report.n_refused} rows of the data are of no use (see toyld.probes.check_pairs)")
+    if report.left_out:
+        print(report.left_out)
     if report.n_cut:
         print(f"{report.n_cut} responses lost their end at --max-length {options['max_length']}")
     if report.noise_floor is not None:
