@@ -86,7 +86,7 @@ def test_a_folder_without_a_log_is_told_what_is_looked_for(capsys, tmp_path, con
         (folder / "config.json").write_text(content)
     code, out, err = toyld(capsys, folder)
     assert (code, out) == (2, "")
-    assert "expected a trainer_state.json, run folder, table or JSON-lines log, got none in EMPTY: " in err
+    assert "expected a trainer state, a run folder, a table or the authors' JSON lines, got none in EMPTY: " in err
     assert "trainers write trainer_state.json into checkpoint-N/" in err
 
 
@@ -297,3 +297,31 @@ def test_published_runs_side_by_side(capsys, data, tmp_path):
     for name, run in found.items():
         if run["verdict"] == "cannot-tell":
             assert any("toyld probe --models" in item["change"] for item in run["advice"]), name
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_no_log_is_written_over(tmp_path, capsys, option):
+    log = tmp_path / "trainer_state.json"
+    log.write_text(json.dumps({"log_history": [{"step": 1, "eval_logps/chosen": -7.0}]}))
+    before = log.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["diagnose", str(log), option, str(log)])
+    assert stopped.value.code == 2
+    assert "a log or table: name another" in capsys.readouterr().err
+    assert log.read_bytes() == before
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["diagnose", str(log), option, str(fifo)])
+    assert stopped.value.code == 2
+    assert fifo.is_fifo()
+
+
+def test_its_own_files_are_written_again(tmp_path):
+    log, out, page = (tmp_path / name for name in ("log", "out.json", "page.html"))
+    log.write_text(json.dumps({"log_history": [{"step": 1, "eval_logps/chosen": -7.0}]}))
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["diagnose", str(log), "--json", str(out), "--html", str(page)])
+        assert stopped.value.code == 0
+    assert json.loads(out.read_text())["runs"][0]["verdict"] == "cannot-tell"

@@ -199,9 +199,14 @@ def test_padding_ends_with_the_models_positions(positions):
     given = [*items(5, longest=positions), Encoded(tuple(range(40)) * (positions // 40), 5)]
     given.append(Encoded((*range(50), *range(50))[:positions], positions - 20))  # all positions there are
     check_exact(model, given)
+    model = model.float()
     every = table(score_encoded(model, given, batch_size=4))
-    for some in ([0, 6], [5, 3, 1], [6]):
+    seen = set()
+    watch = model.register_forward_pre_hook
+    watch(lambda _, args, options: seen.add(tuple(options["input_ids"].shape)), with_kwargs=True)
+    for some in ([0, 6], [5, 3, 1], [6], [5]):
         np.testing.assert_array_equal(table(score_encoded(model, [given[i] for i in some], batch_size=4)), every[some])
+    assert seen == {(4, min(64, positions)), (4, positions)}, "shapes by each response's own length"
     longer = Encoded((*given[6].ids, 1), 5)
     message = f"--max-length: expected at most the model's {positions} positions, got a sequence of {positions + 1}"
     with pytest.raises(BadInput, match=message):

@@ -175,6 +175,17 @@ def test_means_never_refute_more_than_their_examples(delta):
     assert by_mean <= log_e_value(values[None]) + 1e-9
 
 
+def test_noise_of_unknown_size_refutes_once_in_twenty_at_most():
+    """The policy has not moved, scoring errs by a nat: E exp of the noise exceeds 1, and the e-value would refute."""
+    rng, wrong, by_e_value = np.random.default_rng(13), 0, 0
+    for _ in range(200):
+        found = run(np.stack([np.full(300, -90.0), -90.0 + rng.normal(0.0, 1.0, 300)]))
+        wrong += found["refuted"]
+        by_e_value += found["log_e"] >= np.log(20)
+    assert wrong / 200 < 0.05 + four_errors(0.05, 200)
+    assert by_e_value > 40, "teeth: the e-value alone does refute"
+
+
 def test_scoring_noise_refutes_nothing():
     """The policy has not moved; every example was scored twice with an error of up to 0.02 nats a token."""
     rng = np.random.default_rng(12)
@@ -241,7 +252,9 @@ def test_a_tail_that_was_not_drawn_makes_it_unreliable():
 
 def test_means_alone_give_the_sign_and_a_test_but_no_size():
     logp = np.array([-120.0, -119.0]).reshape(1, 2, 1, 1)
-    means = trajectory({"logp": logp}, step=[0, 9], probe=["chosen"], attrs={"n_examples": 500})
+    known = {"n_examples": 500, "noise_floor": 1e-6}
+    values = {"logp": logp, "n_tokens": [[[50.0]]]}
+    means = trajectory(values, step=[0, 9], probe=["chosen"], attrs=known)
     found = null_model(curves(means))
     assert found["expected"] is None
     assert found["d_chosen"] == 1.0
@@ -250,7 +263,8 @@ def test_means_alone_give_the_sign_and_a_test_but_no_size():
     assert falling["refuted"] is False
     assert "by an amount that means do not show; the fall of 1 may be only that" in falling["text"]
     unknown = trajectory({"logp": logp}, step=[0, 9], probe=["chosen"])
-    assert null_model(curves(unknown))["refuted"] is False, "one nat in one mean of unknown size"
+    found = null_model(curves(unknown))
+    assert (found["refuted"], found["p"]) == (None, None), "one nat in one mean, of whose noise nothing is known"
 
 
 def test_the_sentence_says_where_the_fall_lies_and_no_p():
@@ -263,7 +277,7 @@ def test_the_sentence_says_where_the_fall_lies_and_no_p():
         assert found["text"].endswith(f"the fall of {fall:.3g} is {where}"), found["text"]
         assert "p ≤" not in found["text"]
     split = np.append(np.full(390, -9.0), np.full(10, 40.0))  # falls on average, and some rose by far too much
-    found = run(np.stack([start, start + split]))
+    found = run(np.stack([start, start + split]), tokens=100.0, noise_floor=1e-6)
     assert found["refuted"] is True
     assert found["text"].endswith("though some chosen rose by more than such answers would")
 

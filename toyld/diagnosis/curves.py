@@ -8,6 +8,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from toyld.trajectory.table import ROUNDING32
+
 __all__ = ["ROUNDING", "Curves", "curves"]
 
 Floats = NDArray[np.float64]
@@ -82,7 +84,7 @@ def curves(ds: xr.Dataset, /) -> Curves:
     if "argmax_logp" in ds and "chosen" in logp:
         values, label = _units(ds["argmax_logp"], probes.index("chosen")), logp["chosen"]
         cells = np.isfinite(values) & np.isfinite(label)
-        mislabelled = float((values < label - _EPS32 * np.abs(label)).sum() / max(1, int(cells.sum())))
+        mislabelled = float((values < label - ROUNDING32 * np.abs(label)).sum() / max(1, int(cells.sum())))
         if mislabelled == 0.0 and cells.any():
             rows[: int(np.argmax(cells.any(1)))] = False
             argmax = values[rows]

@@ -21,17 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.diagnosis.curves import Curves
-from toyld.diagnosis.resample import bootstrap_means, interval, known_mean
+from toyld.diagnosis.resample import bootstrap_means, interval, known_mean, number, p_value
 from toyld.diagnosis.thresholds import DEFAULT, Thresholds
 
 __all__ = ["FRESH", "log_e_value", "null_model", "second_order_loss"]
 
 Floats = NDArray[np.float64]
 FRESH = "sampled"  # the probe that holds fresh samples of the starting policy
-
-
-def _number(x: Any) -> float | None:
-    return round(float(x), 6) if np.isfinite(x) else None
 
 
 def second_order_loss(variance: Floats | float, /, *, spread: float = 0.0) -> Floats:
@@ -84,9 +80,10 @@ def null_model(c: Curves, /, *, seed: int = 0, thresholds: Thresholds = DEFAULT)
     (the most that the variance allows for normal Δ) and κ = 1. `reliable`: False where exp Δ over these examples is
     carried by fewer than `effective_examples`, as counted, (Σe)²/Σe², or as normal Δ would have it, n exp(−s²): then
     the normal shape cannot be checked, and the size is a guess from the bulk. `excess` = d_chosen − expected where that
-    is reliable, with an interval where it is paired with `sampled`. `log_e`, `p`, `refuted`: the test that chosen
-    behave as fresh samples, scoring noise taken off; `share_above`: share of examples with Δ ≥ log 1/α, in expectation
-    at most α = 1 − level.
+    is reliable, with an interval where it is paired with `sampled`. `log_e`: as if scoring were exact, the measured
+    noise taken off. `p`, `refuted`: the test that chosen behave as fresh samples, by that e-value where the noise was
+    measured, else by the mean alone (one-sided t: it must not rise), which noise without bias leaves as it is; None
+    for means of unknown noise. `share_above`: share of examples with Δ ≥ log 1/α, in expectation at most α = 1 − level.
 
     >>> from toyld.trajectory import trajectory
     >>> logp = np.array([[-50.0, -60.0, -55.0, -45.0], [-51.0, -58.0, -57.5, -46.0]])
@@ -103,7 +100,7 @@ def null_model(c: Curves, /, *, seed: int = 0, thresholds: Thresholds = DEFAULT)
     if n == 0:
         return None
     alpha = 1.0 - thresholds.level
-    out: dict[str, Any] = {"d_chosen": _number(known_mean(delta)), "low": None, "high": None}
+    out: dict[str, Any] = {"d_chosen": number(known_mean(delta)), "low": None, "high": None}
     out |= dict.fromkeys(("expected", "expected_low", "expected_high", "method", "alike", "uneven"))
     out |= dict.fromkeys(("reliable", "effective", "excess", "excess_low", "excess_high", "share_above"))
     seeds, rest = (len(delta), 0) if c.means_only else divmod(len(delta), c.n_examples or len(delta))
@@ -111,11 +108,15 @@ def null_model(c: Curves, /, *, seed: int = 0, thresholds: Thresholds = DEFAULT)
         seeds = 1
     quiet = (delta - c.floor).reshape(seeds, -1)
     log_e = log_e_value(quiet, count=max(1, c.n_examples or 1) if c.means_only else 1)
-    out |= {"log_e": _number(log_e), "p": min(1.0, math.exp(-max(0.0, log_e)))}
-    out["refuted"] = bool(log_e >= -math.log(alpha))
+    out["log_e"] = number(log_e)
+    if c.floor_known:
+        out["p"] = min(1.0, math.exp(-max(0.0, log_e)))
+    else:  # noise of unknown size has E exp > 1 and would refute by itself; without bias it leaves the mean alone
+        out["p"] = None if c.means_only or n < 2 else p_value(delta)
+    out["refuted"] = None if out["p"] is None else bool(out["p"] <= alpha)
     if not c.means_only and n >= 2:
         _sizes(out, c, delta, seed, thresholds)
-        out["share_above"] = _number((quiet >= -math.log(alpha)).sum() / n)
+        out["share_above"] = number((quiet >= -math.log(alpha)).sum() / n)
     return {**out, "text": _text(out, c)}
 
 
@@ -129,31 +130,31 @@ def _sizes(out: dict[str, Any], c: Curves, delta: Floats, seed: int, thresholds:
 
     def bounds(a: Floats) -> tuple[float | None, float | None]:
         low, high = interval(a, thresholds=thresholds)
-        return _number(low), _number(high)
+        return number(low), number(high)
 
     out["low"], out["high"] = bounds(drawn["d"][:, 0])
     known = delta[np.isfinite(delta)]
     # bootstrap variances are (n − 1)/n of the unbiased one
     variance, n = float(known.var(ddof=1)), len(known)
     variances = np.maximum(0.0, (drawn["dd"] - drawn["d"] ** 2)[:, 0]) * (n / (n - 1))
-    out["alike"] = _number(second_order_loss(variance))
-    out["uneven"] = _number(second_order_loss(variance, spread=1.0))
+    out["alike"] = number(second_order_loss(variance))
+    out["uneven"] = number(second_order_loss(variance, spread=1.0))
     weight = np.exp(known - known.max())
     effective = min(float(weight.sum() ** 2 / (weight**2).sum()), n * math.exp(-variance))
-    out["effective"] = _number(effective)
+    out["effective"] = number(effective)
     if "fresh" in series:
-        out |= {"method": "sampled", "expected": _number(known_mean(series["fresh"])), "reliable": True}
+        out |= {"method": "sampled", "expected": number(known_mean(series["fresh"])), "reliable": True}
         out["expected_low"], out["expected_high"] = bounds(drawn["fresh"][:, 0])
-        out["excess"] = _number(known_mean(series["excess"]))
+        out["excess"] = number(known_mean(series["excess"]))
         out["excess_low"], out["excess_high"] = bounds(drawn["excess"][:, 0])
         return
     spread = _spread(c)
     out["method"] = "second order" if spread is None else "second order, lengths"
-    out["expected"] = _number(second_order_loss(variance, spread=spread or 0.0))
+    out["expected"] = number(second_order_loss(variance, spread=spread or 0.0))
     out["expected_low"], out["expected_high"] = bounds(second_order_loss(variances, spread=spread or 0.0))
     out["reliable"] = bool(effective >= thresholds.effective_examples)
     if out["reliable"]:
-        out["excess"] = _number(known_mean(delta) - second_order_loss(variance, spread=spread or 0.0))
+        out["excess"] = number(known_mean(delta) - second_order_loss(variance, spread=spread or 0.0))
 
 
 def _text(out: dict[str, Any], c: Curves) -> str:
@@ -178,7 +179,7 @@ def _text(out: dict[str, Any], c: Curves) -> str:
     least, most = (-out[end] if out[end] is not None else fall for end in ("high", "low"))
     where = "less than that" if most < sizes[0] else "beyond that" if least > sizes[1] else "within that"
     text = f"{such}{text}; the fall of {_size(fall)} is {where}"
-    return text + "; though some chosen rose by more than such answers would" * out["refuted"]
+    return text + "; though some chosen rose by more than such answers would" * bool(out["refuted"])
 
 
 def _range(out: dict[str, Any]) -> tuple[float, float] | None:

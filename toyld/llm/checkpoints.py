@@ -19,8 +19,18 @@ from typing import Any
 from toyld.checked import BadInput
 from toyld.llm import weights
 
-__all__ = ["Course", "check_fit", "course", "fingerprint", "load_config", "load_model", "load_tokenizer", "pick_device"]
-__all__ += ["positions", "quiet"]
+__all__ = [
+    "Course",
+    "check_fit",
+    "course",
+    "fingerprint",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "pick_device",
+    "positions",
+    "quiet",
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 _INSTALL = 'in the clone of toyld: pip install -e ".[llm]"'

@@ -20,6 +20,7 @@ from toyld.report._words import Entry, clean
 from toyld.report.page import html
 from toyld.report.terminal import printout
 from toyld.trajectory import locate, read, read_all
+from toyld.trajectory._sniff import sniff
 
 __all__ = ["EMPTY", "run", "runs_as_json"]
 
@@ -73,6 +74,10 @@ def _writable(option: str, path: Path | None) -> None:
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         msg = f"{option}: expected a file in an existing folder that can be written, got {clean(str(path))}"
+        raise BadInput(msg)
+    if path.exists() and (not path.is_file() or sniff(path) != "other"):
+        what = "a log or table" if path.is_file() else "what is no file"
+        msg = f"{option}: expected a new file or one to write over, got {clean(str(path))}, {what}: name another"
         raise BadInput(msg)
 
 

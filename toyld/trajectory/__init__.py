@@ -85,7 +85,7 @@ def locate(path: str | Path, /) -> list[Path]:
             continue
         if child.is_dir():
             runs += locate(child) if _LOGS & find(child).keys() else []
-        elif sniff(child) in _LOGS:
+        elif child.is_file() and sniff(child) in _LOGS:
             runs.append(child)
     return runs
 
@@ -129,8 +129,10 @@ def _read_one(path: Path) -> list[xr.Dataset]:
         if "trl" in kinds:
             return [read_trl(path)]
         if not {"authors", "lfs"} & kinds.keys():
-            do = "name the folder that holds one (trainers write trainer_state.json into checkpoint-N/)"
-            fail("a trainer_state.json, run folder, table or JSON-lines log", f"none in {path.name or path}", do)
+            do = "trainers write trainer_state.json into checkpoint-N/"
+            fail(
+                "a trainer state, a run folder, a table or the authors' JSON lines", f"none in {path.name or path}", do
+            )
         return [read_authors(path)]
     kind = sniff(path)
     if kind == "netcdf":

@@ -7,8 +7,12 @@ tokens of a response: `logps_eval_SET/PROBE` = Σ log π(label), `argmax_prob_lo
 
 **Which rows belong** (`toyld.trajectory._rows`). With the array, those whose means are the array's. Without it, first
 occurrences: a start that writes row 0 and then row 1 again, to the last bit, repeats the same run, and all it writes
-before the end is known. A start that repeats row 0 alone and is followed by unknown rows may be another run: refused.
-Not detectable without the array: rows in another order, and a second process whose first row is not row 0.
+before the end is known. A start that repeats row 0 alone and is followed by unknown rows may be another run: refused. Where row 0 stands several times before
+row 1, the rows behind tell whether two processes took turns (refused); where they do not, a note says that a second
+process cannot be excluded. Not detectable without the array: rows in another order (the `means-only` note says that the
+order is the file's), and a second process whose first row is not row 0. Not detectable with it: an array reversed, or
+any other order of its checkpoints, as the array is then the only clock. Where the first row of the file is not in the
+array, this is the array of a program started again, perhaps from a model that had trained: has_step0 is 0.
 
 **The argmax bug** (`argmax_prob_logits`, `p_e`, `energy` and an unprefixed `A_o` overwritten by another probe). Three
 entailed tests; each failure is a proof, a pass is none:
@@ -37,9 +41,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.checked import TrajectoryError, fail
-from toyld.trajectory._rows import align, first_occurrences, note_extra, refuse_two_runs
+from toyld.trajectory._rows import align, first_occurrences, note_extra, refuse_interleaved, refuse_two_runs
 from toyld.trajectory._sniff import sniff
 from toyld.trajectory._text import once, show
+from toyld.trajectory.table import ROUNDING32
 
 __all__ = ["Log", "Options", "read_log"]
 
@@ -86,6 +91,7 @@ class Log(NamedTuple):
     example: list[str]
     attrs: dict[str, str | int]
     notes: Notes
+    has_step0: bool
 
     def arrays(self) -> tuple[list[str], dict[str, Floats]]:
         """The probes, and the variables with one seed: [seed, step, probe, example] or [seed, step]."""
@@ -166,7 +172,7 @@ def _array(path: Path) -> NDArray[Any]:
 def _bug(columns: dict[str, Floats], logps: dict[str, str], peaks: dict[str, str], per_example: bool) -> str | None:
     """Why argmax was not measured on the chosen contexts (module docstring), or None where it may stand."""
     argmax, label = columns.get(_ARGMAX, np.zeros(1)), {probe: columns[key] for probe, key in logps.items()}
-    below = {probe: argmax < logp - _EPS32 * np.abs(logp) for probe, logp in label.items()}
+    below = {probe: argmax < logp - ROUNDING32 * np.abs(logp) for probe, logp in label.items()}
     if below["chosen"].any():
         share = below["chosen"][np.isfinite(label["chosen"]) & np.isfinite(argmax)].mean()
         clean = [probe for probe, cells in below.items() if per_example and not cells.any()]
@@ -240,7 +246,15 @@ def _named(columns: dict[str, Floats], chosen: str, notes: Notes, per_example: b
     steps, examples = columns[chosen].shape
     attrs: dict[str, str | int] = {"n_examples": examples if per_example else options.n_examples}
     seen = [(i + (not options.has_step0)) * options.eval_every for i in range(steps)]
-    return Log(by_probe, by_step, seen, [str(i) for i in range(examples)] if per_example else ["mean"], attrs, notes)
+    return Log(
+        by_probe,
+        by_step,
+        seen,
+        [str(i) for i in range(examples)] if per_example else ["mean"],
+        attrs,
+        notes,
+        options.has_step0,
+    )
 
 
 def read_log(path: Path, options: Options) -> Log:
@@ -268,6 +282,7 @@ def read_log(path: Path, options: Options) -> Log:
         notes.append(("non-finite-rows", f"{len(broken)} incomplete JSON row(s), as a killed program leaves: left out"))
     columns: dict[str, Floats] = {}
     refused: list[str] = []
+    started = True
     for file in arrays:
         try:
             array = _array(file)
@@ -282,10 +297,15 @@ def read_log(path: Path, options: Options) -> Log:
         digest[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
         kept = {t: i for i, t in reversed(list(enumerate(label)))}
         extra = [i for i, t in enumerate(label) if t < 0 or kept[t] != i]
+        started = label[0] >= 0
         note_extra(label, extra, notes, ", they are not in the array per example")
         if missing := sorted(set(range(len(array))) - set(label)):
             text = f"checkpoints {show(missing)} have no complete JSON row: taken from the array per example"
             notes.append(("non-finite-rows", text))
+        if not started and options.has_step0:
+            text = "row 0 is not in the array per example, which may begin with a model that had trained: its first "
+            text += "checkpoint is not known to be the start (where it is, leave the other rows out with rows=)"
+            notes.append(("duplicate-rows", text))
         break
     per_example = bool(columns)
     if refused and not per_example and alone:  # beside several logs the array may be another's
@@ -293,13 +313,16 @@ def read_log(path: Path, options: Options) -> Log:
     if not per_example:
         new, label = first_occurrences(table, present)
         refuse_two_runs(new, label)
+        refuse_interleaved(label, new, [table[:, keys.index(key)] for key in (chosen, _ARGMAX) if key in keys], notes)
         for b, killed in broken:  # a row lost inside the run would shift all later steps
             if b < len(label) and not (killed and label[b] == 0):
                 got = f"a broken piece before row {b}, inside the run"
                 fail("complete JSON rows", got, "repair it (steps are rows)")
         note_extra(label, sorted(set(range(len(label))) - set(new)), notes, "")
         columns = {key: table[new, k, None] for k, key in enumerate(keys)}
-        notes.append(("means-only", "no array per example: each value is a mean over the probing set"))
+        text = "no array per example: each value is a mean over the probing set; the order of evaluations is that of "
+        notes.append(("means-only", f"{text}the file"))
     log = _named(columns, chosen, notes, per_example, options)
+    log = log._replace(has_step0=log.has_step0 and started)
     log.attrs.update(probing_set=sets[0], eval_every=options.eval_every, fingerprints=json.dumps(digest))
     return log

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from toyld.checked import fail
 from toyld.trajectory._text import show
 
-__all__ = ["align", "first_occurrences", "note_extra", "refuse_two_runs"]
+__all__ = ["align", "first_occurrences", "note_extra", "refuse_interleaved", "refuse_two_runs"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Notes = list[tuple[str, str]]
+
+_APART, _TWINS = 0.5, 0.1  # see `_mixed`
 
 
 def first_occurrences(table: Floats, present: Bools) -> tuple[list[int], list[int]]:
@@ -57,8 +59,51 @@ def refuse_two_runs(new: list[int], label: list[int]) -> None:
             fail("one run per log", got, f"keep one run in the file or read a part with rows=slice({start}, None)")
 
 
+def refuse_interleaved(label: list[int], new: list[int], curves: list[Floats], notes: Notes) -> None:
+    """Where row 0 stands m > 1 times before row 1, and row 1 fewer times: killed starts, or m processes taking turns.
+
+    Refused where the rows behind show turns, else a note; `curves`: chosen, and argmax where there is one.
+    """
+    second = new[1] if len(new) > 1 else 0
+    starts = [i for i in range(second) if label[i] == 0]
+    end = next((i for i in range(second, len(label)) if label[i] == 0), len(label))
+    if len(starts) < 2 or label[second:end].count(1) >= len(starts):
+        return
+    if reason := next((why for n in range(2, len(starts) + 1) if (why := _mixed(n, [c[new[1:]] for c in curves]))), ""):
+        do = f"keep one run's rows; if they are known to be one run's, read rows=slice({starts[-1]}, None)"
+        fail("one run per log", f"two runs interleaved: row 0 {len(starts)} times, not row 1; behind it {reason}", do)
+    text = f"row 0 stands {len(starts)} times before row 1, which is not repeated: read as a start killed after row 0"
+    notes.append(("duplicate-rows", f"{text}; a second process whose rows are among those behind cannot be excluded"))
+
+
+def _mixed(n: int, curves: list[Floats]) -> str:
+    """How the rows show n processes taking turns, or nothing; with d(k) = mean |x[t+k] - x[t]|, in each curve x.
+
+    One curve has d(n) / d(1) from 1 (white noise, whose differences all have one size) to n (a trend). Two curves
+    apart by D, each moving s a row, have s / D: below 1/2 where they are further apart than two of their own moves; one
+    such x suffices. Twins (the same run but for rounding) have d(1) of two sizes, the one within a group and the other
+    between groups, in every x; those of one curve at places 0, n, 2n, ... and 1, n + 1, ... are alike.
+    """
+    if any(len(x) < 2 * n for x in curves):  # too few rows to have moved
+        return ""
+    for x in curves:
+        if np.abs(x[n:] - x[:-n]).mean() < _APART * np.abs(np.diff(x)).mean():
+            return (
+                f"every {'second third'.split()[n - 2] if n < 4 else f'{n}th'} row goes on where the next one does not"
+            )
+    sizes = [[float(np.abs(np.diff(x))[k::n].mean()) for k in range(n)] for x in curves]
+    if sizes and all(min(size) < _TWINS * max(size) for size in sizes):
+        return "rows come in groups of nearly equal ones"
+    return ""
+
+
 def note_extra(label: list[int], extra: list[int], notes: Notes, proof: str) -> None:
     """Note the rows left out; they are interleaved where the run goes on behind them (label −1 = no row of it)."""
+    first = next((i for i, k in enumerate(label) if k >= 0), len(label))
+    if ahead := [i for i in extra if i < first]:
+        why = "stand before the first row that the array has, as an earlier start leaves them"
+        notes.append(("duplicate-rows", f"rows {show(ahead, 200)} of {len(label)} (counted from 0) {why}: left out"))
+        extra = extra[len(ahead) :]
     before, foreign, inside = -1, False, False
     for k in label:
         if k < 0:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 from toyld.checked import TrajectoryError, fail
 
-__all__ = ["find", "sniff"]
+__all__ = ["check_regular", "find", "sniff"]
 
 _HEAD = 1 << 16
 _MAGIC = {b"version https://git-lfs": "lfs", b"\x93NUMPY": "npy", b"CDF\x01": "netcdf", b"CDF\x02": "netcdf"}
 _RUN = (b'"schema"', b'"command"', b'"stages"')  # in the head of a run.json; its config, which may be long, comes last
 _DEPTH = 3  # folders below the one named: a run folder has one level, a trainer's checkpoints one or two
+
+
+def check_regular(path: Path, /) -> None:
+    """One line for a pipe, socket or device, which opening may wait on for ever; OSError where nothing is.
+
+    >>> check_regular(Path("/dev/null"))
+    Traceback (most recent call last):
+    toyld.checked.TrajectoryError: expected a file or folder, got null, a pipe, socket or device: name a copy of its content
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        fail("a file or folder", f"{path.name}, a pipe, socket or device", "name a copy of its content")
 
 
 def sniff(path: Path, /) -> str:
@@ -25,6 +38,7 @@ def sniff(path: Path, /) -> str:
     'trl'
     """
     try:
+        check_regular(path)
         with path.open("rb") as file:
             head = file.read(_HEAD)
             for start, kind in _MAGIC.items():

@@ -37,7 +37,8 @@ def read_authors(
 
     The log does not record, and the caller may state: `stage`, `arm`; `eval_every`, training examples between two
     evaluations; `batch_size`, examples per update (without it `step` counts examples, see attr step_unit);
-    `n_examples` behind the means where there is no array; `has_step0`, whether row 0 precedes the first update.
+    `n_examples` behind the means where there is no array; `has_step0`, whether row 0 precedes the first update
+    (0 all the same where the array per example lacks the first row of the file).
     `rows` = slice(first, end) reads a part of the JSON rows. `keep_buggy_argmax` keeps an argmax that is dropped, as
     `argmax_logp_as_logged`, to show it beside a right one.
     Raises TrajectoryError for a log that cannot be read without guessing.
@@ -63,7 +64,7 @@ def read_authors(
         stage=stage,
         arm=arm,
         step_unit="updates" if batch_size else "examples",
-        has_step0=has_step0,
+        has_step0=log.has_step0,
         notes=log.notes,
         attrs={**log.attrs, "vocab_size": vocab_size},
     )

@@ -32,7 +32,7 @@ def concat(parts: Iterable[xr.Dataset], /) -> xr.Dataset:
     """One table of several of one stage and arm: its evaluations, a run and its continuation, other seeds.
 
     What was measured twice must be equal and is kept once, with a note. Attributes: those that all parts share are
-    kept; `has_step0` is that of the smallest step; notes are united; `noise_floor` is the largest one stated;
+    kept; `has_step0` is that of the smallest step, 0 unless that is 0; notes are united; `noise_floor` is the largest one stated;
     `fingerprints` are merged. `examples_seen` stays where every part has it.
     Raises TrajectoryError: values that contradict each other; another stage, arm, world, vocabulary, probing set or
     unit; means beside single examples.
@@ -92,12 +92,6 @@ def _fingerprints(texts: list[Any]) -> str | None:
     return json.dumps({name: d[0] if len(d) == 1 else d for name, d in one.items()}, sort_keys=True)
 
 
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or not np.isfinite(value):
-        fail("a finite number as attribute noise_floor", ascii(value)[:60], "correct it")
-    return float(value)
-
-
 def _attributes(parts: list[xr.Dataset]) -> dict[str, Any]:
     """Attributes of the whole, parts in order; see `concat`."""
     for key in _SAME:
@@ -106,11 +100,12 @@ def _attributes(parts: list[xr.Dataset]) -> dict[str, Any]:
     attrs = {str(k): v for k, v in _shared([ds.attrs for ds in parts]).items() if k not in _OWN}
     attrs |= {key: found[0] for key in _SAME if (found := _stated(parts, key))}
     start = min(int(ds.step.values[0]) for ds in parts)
-    attrs["has_step0"] = min(ds.attrs["has_step0"] for ds in parts if ds.step.values[0] == start)
+    known = min(ds.attrs["has_step0"] for ds in parts if ds.step.values[0] == start)
+    attrs["has_step0"] = known if start == 0 else 0  # a part cut by xarray may say otherwise
     every = [(note["code"], note["text"]) for ds in parts for note in notes(ds)]
     attrs["notes"] = json.dumps([{"code": code, "text": text} for code, text in dict.fromkeys(every)])
     if floors := _stated(parts, "noise_floor"):
-        attrs["noise_floor"] = floors[0] if len(floors) == 1 else max(map(_number, floors))
+        attrs["noise_floor"] = max(floors)
     if prints := _stated(parts, "fingerprints"):
         merged = prints[0] if len(prints) == 1 else _fingerprints(prints)
         attrs |= {"fingerprints": merged} if merged is not None else {}

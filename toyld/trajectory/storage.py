@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from toyld.checked import fail
+from toyld.checked import TrajectoryError, fail
 from toyld.files import write_whole
+from toyld.trajectory._sniff import check_regular
 from toyld.trajectory.table import DIMS, validate
 
 __all__ = ["load", "save", "to_csv"]
@@ -43,6 +44,8 @@ def save(ds: xr.Dataset, path: str | Path, /) -> None:
 def load(path: str | Path, /) -> xr.Dataset:
     """Read a table that `save` wrote; TrajectoryError for anything else.
 
+    Attr `has_step0` becomes 0 where the first step is not 0, as in a file of a table cut by xarray.
+
     >>> import tempfile
     >>> from toyld.trajectory import trajectory
     >>> path = Path(tempfile.mkdtemp()) / "run.nc"
@@ -52,6 +55,7 @@ def load(path: str | Path, /) -> xr.Dataset:
     """
     path = Path(path)
     try:
+        check_regular(path)
         with xr.open_dataset(io.BytesIO(path.read_bytes()), engine="scipy", decode_times=False) as file:
             named: dict[Any, Any] = {}
             for name, array in file.variables.items():  # the format is big-endian and pads strings
@@ -62,10 +66,12 @@ def load(path: str | Path, /) -> xr.Dataset:
         ds = xr.Dataset(named, coords, attrs)
     except OSError as error:
         fail("a readable NetCDF-3 file", f"{path.name}: {error.strerror}", "check the path")
+    except TrajectoryError:
+        raise
     except Exception as error:  # scipy and xarray raise many kinds on bad bytes
         fail("a whole NetCDF-3 file", f"{path.name} ({type(error).__name__})", "write it again with `save`")
     validate(ds)
-    return ds
+    return ds if ds.step.values[0] == 0 else ds.assign_attrs(has_step0=0)
 
 
 def to_csv(ds: xr.Dataset, path: str | Path, /) -> None:

@@ -3,7 +3,8 @@
 Dimensions `seed, step, probe, example`, always in this order and always all four; `n_tokens` has no `step`, `ref_logp`
 has none where the reference is fixed, `NAME_token` has `token` behind them, and `loss, lr, grad_norm, train_*, eval_*`
 have `seed, step` alone. Values are float64; NaN = not measured here; a variable measured nowhere is left out; nothing
-missing is ever 0. Row 0 is the policy before the first update where attr `has_step0` is 1. `step` counts updates, or
+missing is ever 0. Row 0 is the policy before the first update where attr `has_step0` is 1 and its step is 0: a table cut
+by xarray keeps the attribute and stays valid; who asks looks at both, and `load` and `concat` set it right. `step` counts updates, or
 training examples where attr `step_unit` is "examples".
 """
 
@@ -22,6 +23,7 @@ from toyld.checked import fail
 __all__ = [
     "DIMS",
     "NOTE_CODES",
+    "ROUNDING32",
     "SCHEMA",
     "VARIABLES",
     "Variable",
@@ -36,7 +38,9 @@ SCHEMA = 1
 DIMS = ("seed", "step", "probe", "example")
 NOTE_CODES: tuple[str, ...] = ("argmax-bug", "interleaved-rows", "duplicate-rows", "non-finite-rows")
 NOTE_CODES += ("reward-mismatch", "reference-suspect", "lfs-pointer", "means-only")
-_EPS32 = float(np.finfo(np.float32).eps)
+# What rounding may do to a comparison of two sums in float32, relative to them: a sum over 2^8 tokens in pairs is 8
+# additions deep, each off by eps/2 at most, so 4 eps for each of the two.
+ROUNDING32 = 8 * float(np.finfo(np.float32).eps)
 
 
 class Variable(NamedTuple):
@@ -94,7 +98,7 @@ def trajectory(
     stage: str = "unknown",
     arm: str = "unknown",
     step_unit: str = "updates",
-    has_step0: bool = True,
+    has_step0: bool | None = None,
     notes: Iterable[tuple[str, str]] = (),
     attrs: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
@@ -102,7 +106,8 @@ def trajectory(
 
     `variables`: arrays shaped as their dimensions say (module docstring), `logp` as (seed, step, probe, example);
     those that are NaN throughout are left out. `attrs`: further attributes; None is left out, mappings and lists become
-    JSON, booleans 0 or 1. Raises TrajectoryError where `validate` would.
+    JSON, booleans 0 or 1. `has_step0`: left out, whether the first step is 0; False where row 0 of step 0 is not known to
+    be the policy before the first update. Raises TrajectoryError where `validate` would.
 
     >>> ds = trajectory({"logp": [[[[-3.0]], [[-2.5]]]]}, step=[0, 10], probe=["chosen"], world="contexts")
     >>> ds.logp.dims, ds.logp.attrs["units"], ds.attrs["has_step0"]
@@ -128,7 +133,13 @@ def trajectory(
             dims = allowed[wanted.index(array.shape)]
             data[name] = (dims, array, {"units": meaning.units, "long_name": meaning.meaning})
     given: dict[str, Any] = {"schema": SCHEMA, "world": world, "stage": stage, "arm": arm, "step_unit": step_unit}
-    given |= {"has_step0": has_step0, "notes": [{"code": code, "text": text} for code, text in notes]}
+    begins = int(coords["step"][1][0])
+    if has_step0 and begins != 0:
+        fail("step 0 first where has_step0 is True", f"step {begins}", "leave has_step0 out, or correct the steps")
+    given |= {
+        "has_step0": begins == 0 if has_step0 is None else has_step0,
+        "notes": [{"code": code, "text": text} for code, text in notes],
+    }
     named = {key: _attribute(key, value) for key, value in (given | dict(attrs or {})).items() if value is not None}
     ds = xr.Dataset(data, coords, named)
     validate(ds)
@@ -194,8 +205,8 @@ def validate(ds: xr.Dataset) -> None:
             got = str(array.dtype) if array.dtype != np.float64 else "NaN throughout"
             fail(f"measured float64 values of {key}", got, "convert it, or leave the variable out")
         low, high = float(np.nanmin(array.values)), float(np.nanmax(array.values))
-        slack = 8 * _EPS32  # a mean of float32 values may round beyond its bound
-        if not (np.isfinite([low, high]).all() and meaning.low - slack <= low and high <= meaning.high + slack):
+        inside = meaning.low - ROUNDING32 <= low and high <= meaning.high + ROUNDING32  # means of float32 values
+        if not (np.isfinite([low, high]).all() and inside):
             bounds = f"[{meaning.low:.6g}, {meaning.high:.6g}]"
             fail(f"finite {key} in {bounds} ({meaning.meaning})", f"{low:.6g} to {high:.6g}", "NaN = not measured")
     for name, value in ds.attrs.items():
@@ -208,6 +219,11 @@ def validate(ds: xr.Dataset) -> None:
         fail(f"attributes schema={SCHEMA}, world, stage, arm, has_step0, notes", str(sorted(ds.attrs)), build)
     if ds.attrs.get("step_unit") not in ("updates", "examples"):
         fail("step_unit updates or examples", repr(ds.attrs.get("step_unit")), build)
+    n_examples, floor = ds.attrs.get("n_examples", 1), ds.attrs.get("noise_floor", 0.0)
+    if not isinstance(n_examples, int) or n_examples < 1:
+        fail("a whole number >= 1 as attribute n_examples", ascii(n_examples)[:60], "correct it, or leave it out")
+    if isinstance(floor, str) or not 0 <= floor < np.inf:
+        fail("a finite number >= 0 as attribute noise_floor", ascii(floor)[:60], "correct it, or leave it out")
     notes(ds)
 
 
@@ -249,4 +265,4 @@ def below_label(ds: xr.Dataset) -> xr.DataArray:
     """
     if not {"logp", "argmax_logp"} <= set(ds.data_vars):
         fail("a table with logp and argmax_logp", ", ".join(map(str, ds.data_vars)), "measure both")
-    return ds.argmax_logp < ds.logp - _EPS32 * abs(ds.logp)
+    return ds.argmax_logp < ds.logp - ROUNDING32 * abs(ds.logp)

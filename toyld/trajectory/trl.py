@@ -33,7 +33,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from toyld.checked import TrajectoryError, fail
-from toyld.trajectory._sniff import find
+from toyld.trajectory._sniff import check_regular, find
 from toyld.trajectory._text import once, show
 from toyld.trajectory.table import trajectory
 
@@ -73,6 +73,7 @@ def _content(row: dict[str, Any]) -> frozenset[tuple[str, Any]]:
 def _state(path: Path, name: str) -> _State:
     do = "name a whole trainer_state.json, or the folder with the run's checkpoints"
     try:
+        check_regular(path)
         payload = path.read_bytes()
     except OSError as error:
         fail("a readable file", f"{name}: {error.strerror}", "check the path")
