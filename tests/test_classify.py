@@ -259,3 +259,8 @@ def test_the_table_holds():
 def test_planted_faults_turn_the_table_red(fault):
     with pytest.raises(AssertionError):
         check_table(FAULTS[fault])
+
+
+@pytest.mark.parametrize(("argmax", "kind"), [(-2.4, "displacement"), (-2.6, "divergence"), (-4.0, "divergence")])
+def test_an_example_diverges_from_a_quarter_of_its_fall_on(argmax, kind):
+    assert classify_examples(np.array([-10.0]), np.array([argmax]), None, 0.01).tolist() == [kind]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from toyld.diagnosis import Thresholds, Verdict, as_json, curves, diagnose, verdict
+from toyld.diagnosis import Move, Thresholds, Verdict, as_json, curves, diagnose, moves, verdict
 from toyld.diagnosis.causes import CAUSES, make_run
 from toyld.trajectory import concat, read, read_all, trajectory
 
@@ -385,6 +385,31 @@ def test_what_is_nothing_for_chosen_is_nothing_for_argmax() -> None:
     argmax = np.stack([np.full(40, -0.5), -0.48 + 0.001 * rng.standard_normal(40)])
     assert diagnose(table(chosen, argmax)).verdict == "not-learning"
     assert diagnose(table(chosen - 1.0, argmax - [[20.0], [0.0]])).verdict == "squeezing", "argmax from −20.5 to −.48"
+
+
+def test_changes_of_chosen_and_argmax_are_of_the_same_examples() -> None:
+    """Argmax is known of the first half, where chosen falls by 2; the others, where it rises by 30, do not count."""
+    half = np.arange(20) < 10
+    chosen = np.stack([np.full(20, -90.0), np.where(half, -92.0, -60.0)])
+    argmax = np.stack([np.full(20, -60.0), np.full(20, -50.0)])
+    argmax[:, ~half] = np.nan
+    found = diagnose(table(chosen, argmax))
+    assert (found.verdict, found.numbers["d_chosen"], found.numbers["d_argmax"]) == ("squeezing", -2.0, 10.0)
+    assert found.numbers["gap_last"] - found.numbers["gap_first"] == 12.0
+    assert (found.share["squeezing"], found.share["cannot-tell"]) == (0.5, 0.5)
+
+
+def test_resamples_are_judged_with_the_interval_of_the_run() -> None:
+    """An interval that reaches far up only; mirrored, it would call every one of these falls clear."""
+    move = {
+        "chosen": Move(*(np.array([0.0, x]) for x in (-10.0, -10.5, -0.5, 0.9))),
+        "argmax": Move(*(np.array([0.0, x]) for x in (0.0, -0.1, 0.1, 0.9))),
+        "gap": Move(*(np.array([0.0, x]) for x in (10.0, 0.5, 10.5, 0.9))),
+    }
+    drawn = {"chosen": np.linspace(-12.0, -9.0, 60), "argmax": np.zeros(60), "gap": np.full(60, 10.0)}
+    run = moves.Moves({}, move, drawn, None)
+    reaches = -0.9 - (-0.5 + 10.0)  # a mean below this keeps its whole interval below the floor
+    assert moves.agreement(run, "displacement", 60.0) == np.mean(drawn["chosen"] < reaches)
 
 
 def test_one_outlier_is_named_and_lowers_the_confidence() -> None:

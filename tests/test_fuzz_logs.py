@@ -512,5 +512,10 @@ def test_a_folder_of_runs_holds_them_all(tmp_path):
     places = [str(place.relative_to(tmp_path)) for place in locate(tmp_path)]
     assert places == ["alone", "authors/a", "authors/b", "trainer"]
     assert [ds.sizes["step"] for ds in read_all(tmp_path)] == [1, 3, 3, 5]
+    assert locate(tmp_path / "authors" / "a" / "..") == [tmp_path / "authors" / "a" / ".." / name for name in "ab"]
+    (outer := tmp_path / "outer").mkdir()
+    (tmp_path / "authors" / "b").rename(outer / "inner")
+    assert (locate(outer), read(outer).sizes["step"]) == ([outer / "inner"], 3)
+    (outer / "inner").rename(tmp_path / "authors" / "b")
     with pytest.raises(TrajectoryError, match=r"with 4 .*authors/b"):
         read(tmp_path)

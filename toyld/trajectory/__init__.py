@@ -78,7 +78,7 @@ def locate(path: str | Path, /) -> list[Path]:
     kinds = find(path)
     own = {file.parent for file in (*kinds.get("run", ()), *kinds.get("netcdf", ()))}
     if path in own or not _several(path, kinds):
-        return [path]
+        return [kinds["authors"][0].parent] if "authors" in kinds else [path]  # its array lies beside it
     runs: list[Path] = []
     for child in sorted(path.iterdir()):
         if child.name.startswith("."):
@@ -129,10 +129,8 @@ def _read_one(path: Path) -> list[xr.Dataset]:
         if "trl" in kinds:
             return [read_trl(path)]
         if not {"authors", "lfs"} & kinds.keys():
-            do = "trainers write trainer_state.json into checkpoint-N/"
-            fail(
-                "a trainer state, a run folder, a table or the authors' JSON lines", f"none in {path.name or path}", do
-            )
+            got, do = f"none in {path.name or path}", "trainers write trainer_state.json into checkpoint-N/"
+            fail("a trainer state, a run folder, a table or the authors' JSON lines", got, do)
         return [read_authors(path)]
     kind = sniff(path)
     if kind == "netcdf":
