@@ -176,6 +176,18 @@ def test_other_contradictions_are_refused():
     assert_refused("an xarray.Dataset", WHOLE, {"logp": 1})
 
 
+def test_step_0_is_a_matter_of_the_parts_that_have_the_smallest_step():
+    first, later = WHOLE.isel(step=[0]), WHOLE.isel(step=[1, 2])
+    assert later.attrs["has_step0"] == 1, "as xarray cuts it"
+    late = first.assign_attrs(has_step0=0)
+    for order in itertools.permutations([late, later]):
+        assert concat(order).attrs["has_step0"] == 0
+    seeds = [first.isel(seed=[0]), late.isel(seed=[1]), later.assign_attrs(has_step0=0)]
+    assert concat(seeds).attrs["has_step0"] == 0, "known for all seeds, or not known"
+    assert concat([first, later.assign_attrs(has_step0=0)]).attrs["has_step0"] == 1
+    assert concat([later, WHOLE.isel(step=[3])]).attrs["has_step0"] == 0, "no step 0, whatever they say"
+
+
 def test_attributes_follow_their_rules():
     first = WHOLE.isel(step=[0]).assign_attrs(
         noise_floor=0.25,

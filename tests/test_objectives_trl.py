@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-pytest.importorskip("trl", reason="TRL is not installed; pip install 'toyld[llm]' to compare with its own losses")
+pytest.importorskip("trl", reason='TRL is not installed; pip install -e ".[llm]" to compare with its own losses')
 
 import torch
 import trl

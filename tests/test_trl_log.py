@@ -283,6 +283,16 @@ def test_of_checkpoints_the_one_that_contains_the_others_is_read(folder):
     assert_same(read(folder), read_trl(folder))
 
 
+@pytest.mark.parametrize("later", ["a", "b"])
+def test_of_checkpoints_with_the_same_rows_the_later_is_read(folder, later):
+    """Nothing was logged between the two: their step tells, not their names."""
+    for name in ("a", "b"):
+        write(folder, history(), f"{name}/trainer_state.json", global_step=45 if name == later else 40)
+    ds = read_trl(folder)
+    assert ds.attrs["global_step"] == 45
+    assert list(json.loads(ds.attrs["fingerprints"])) == [f"{later}/trainer_state.json"]
+
+
 def test_checkpoints_of_different_runs_are_refused(folder):
     write(folder, history(), "a/trainer_state.json")
     write(folder, [train_row(10, seed=1)], "b/trainer_state.json")

@@ -52,7 +52,7 @@ __all__ = [
     "surprise",
 ]
 
-_TOOLS = {"base", "exact", "published", "runs", "spaces", "tables", "tools"}
+_TOOLS = {"base", "effects", "exact", "published", "runs", "spaces", "tables", "tools"}
 # The chapters in the order of the story; the word before the dot of a claim's id.
 CHAPTERS = {
     "decomposition": "A, K, G and the remainder of first order",

@@ -11,14 +11,15 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from toyld.claims.runs import Effect, ranked, run_claim
+from toyld.claims.effects import Effect, Part, ranked
+from toyld.claims.runs import run_claim
 from toyld.claims.tables import (
     ARGMAX,
     REPHRASES,
     REPHRASES_OF_REJECTED,
+    beside,
     change,
     curves,
-    matched,
     measured,
     needs,
     needs_pair,
@@ -36,18 +37,9 @@ _PAIRS = "no log at hand is of "
 _DPO = needs("dpo", "chosen")
 
 
-def _common(ds: xr.Dataset, control: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-    pair = matched(ds, control)
-    if pair is None:
-        msg = "expected two runs with common evaluations and units; the premises say whether they have them"
-        raise ValueError(msg)
-    return pair
-
-
-def _deltas(ds: xr.Dataset, control: xr.Dataset, *names: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def _deltas(ds: xr.Dataset, control: xr.Dataset, *names: str) -> list[tuple[Part, Part]]:
     """By unit and name, last minus first of the run and of its control, at the evaluations that both have."""
-    one, other = _common(ds, control)
-    return list(zip(change(one, *names), change(other, *names), strict=True))
+    return [(a.between(0, -1), b.between(0, -1)) for a, b in beside(ds, control, [(name, name) for name in names])]
 
 
 @run_claim(
@@ -132,8 +124,8 @@ def argmax_rises(ds: xr.Dataset) -> Effect:
 )
 def argmax_rises_faster_than_sft(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of argmax under DPO minus rise of chosen under SFT, after the same number of examples."""
-    one, other = _common(ds, control)
-    return ranked([change(one, ARGMAX)[0] - change(other, "chosen")[0]])
+    ((top, chosen),) = beside(ds, control, [(ARGMAX, "chosen")])
+    return ranked([top.between(0, -1) - chosen.between(0, -1)])
 
 
 @run_claim(
@@ -207,8 +199,8 @@ def extend_slows_others(ds: xr.Dataset, control: xr.Dataset) -> Effect:
 )
 def extend_slows_argmax_early(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of the control minus rise of extend, first to second common evaluation."""
-    with_extend, without = (curves(x, [ARGMAX])[ARGMAX] for x in _common(ds, control))
-    return ranked([(without[1] - without[0]) - (with_extend[1] - with_extend[0])])
+    ((with_extend, without),) = beside(ds, control, [(ARGMAX, ARGMAX)])
+    return ranked([without.between(0, 1) - with_extend.between(0, 1)])
 
 
 @run_claim(
@@ -231,14 +223,14 @@ def published_path(ds: xr.Dataset, /, *, argmax: str | None = None) -> tuple[flo
 
     `argmax="argmax_logp_as_logged"` reads what a log with the argmax bug says.
     """
-    path = curves(ds, [ARGMAX], argmax=argmax)[ARGMAX]
+    path = curves(ds, [ARGMAX], argmax=argmax)[ARGMAX].values
     return float(np.nanmean(path[0])), float(np.nanmean(path[-1]))
 
 
 def _that_checkpoint(ds: xr.Dataset) -> str | None:
     reason = needs("dpo", "chosen", argmax=True)(ds)
     if reason is None:
-        start = float(np.nanmean(curves(ds, ["chosen"])["chosen"][0]))
+        start = float(np.nanmean(curves(ds, ["chosen"])["chosen"].values[0]))
         if abs(start - CHECKPOINT) > 0.01:
             return f"chosen starts at {start:.2f}, not at {CHECKPOINT}: another model than the one with −113"
     return reason
@@ -256,5 +248,5 @@ def _that_checkpoint(ds: xr.Dataset) -> str | None:
 def argmax_as_published(ds: xr.Dataset) -> Effect:
     """One nat minus the larger distance from the two printed numbers."""
     path = curves(ds, [ARGMAX])[ARGMAX]
-    off = [end - printed for end, printed in zip((path[0], path[-1]), PRINTED, strict=True)]
-    return ranked([DIGIT - sign * x for x in off for sign in (1.0, -1.0)])
+    off = [path.at(end).shifted(-printed) for end, printed in zip((0, -1), PRINTED, strict=True)]
+    return ranked([part.shifted(DIGIT) for x in off for part in (x, -x)])

@@ -29,7 +29,8 @@ import xarray as xr
 
 from toyld.checked import BadInput, TrajectoryError
 from toyld.claims.base import Claim, registry
-from toyld.claims.runs import Effect, RunClaim, RunResult, Trial, decide, try_on
+from toyld.claims.effects import Effect, untested
+from toyld.claims.runs import RunClaim, RunResult, Trial, decide, try_on
 from toyld.files import write_whole
 from toyld.trajectory import read_authors
 
@@ -146,7 +147,8 @@ def _recorded(known: Mapping[str, Any], id: str) -> list[Trial]:
     out = []
     for entry in one["per_run"]:
         numbers = {k: float("nan") if entry[k] is None else entry[k] for k in ("value", "low", "high", "p", "p_below")}
-        out.append(Trial(tuple(entry["runs"]), Effect(n=entry["n"], **numbers), recorded=True))
+        effect = Effect(n=entry["n"], **numbers)
+        out.append(Trial(tuple(entry["runs"]), effect, untested(effect), recorded=True))
     for reason, arranged in one["not_applicable"].items():
         out += [Trial(tuple(names), None, reason, recorded=True) for names in arranged]
     return out
@@ -246,7 +248,7 @@ def record(path: str | Path, /) -> None:
             "python": ".".join(map(str, sys.version_info[:3])),
             **{name: version(name) for name in ("numpy", "scipy", "xarray")},
         },
-        "seeds": [],  # nothing is drawn: Student's t over the examples
+        "seeds": [],  # nothing is drawn: Student's t over the examples and the evaluations' jitter
         "size": None,
         "data": {
             f"{name}/{file}": digest

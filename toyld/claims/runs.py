@@ -4,8 +4,9 @@ A run claim says something about tables (`toyld.trajectory`): about one run (S1:
 control (D7: extend against baseline) or about all runs together (S6). Its premises are a function of the tables that
 returns None, or the reason why the claim says nothing about them. Its check returns an `Effect`, positive = as stated.
 
-The units of a run are its examples, or its seeds where it has several: Student's t over them says how sure the sign is
-for this one run, and nothing about other models. A mean without its examples has no interval and enters no verdict.
+The units of a run are its examples, or its seeds where it has several: Student's t over them, with what the evaluations
+of the run jitter (`toyld.claims.effects`), says how sure the sign is for this one run, and nothing about other models.
+A mean without its examples has no interval and enters no verdict; nor do examples of a run too short to know its jitter.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from toyld.claims.base import Claim, Expect, registry
-from toyld.diagnosis.resample import holm, p_value
+from toyld.claims.effects import Effect, untested
+from toyld.diagnosis.resample import holm
 from toyld.diagnosis.thresholds import DEFAULT
 
 __all__ = [
@@ -33,118 +34,13 @@ __all__ = [
     "arrangements",
     "decide",
     "evaluate_on",
-    "peaked",
-    "ranked",
     "run_claim",
     "summary",
     "try_on",
 ]
 
-Floats = NDArray[np.float64]
 Verdict = Literal["holds", "refuted", "conditional", "undecided", "not applicable", "not run"]
 ALPHA = round(1.0 - DEFAULT.level, 12)
-NAN = float("nan")
-MEAN = "a mean without its examples: no interval, no verdict"
-
-
-@dataclass(frozen=True)
-class Effect:
-    """`value` > 0 = as stated, with its 95 % interval, over `n` units; `p` one-sided against value ≤ 0.
-
-    `p_below`: one-sided against value ≥ 0; 1 − p unless the statement is compound. NaN where nothing can be tested.
-
-    >>> round(Effect(1.0, 0.5, 1.5, 20, 0.001).two_sided, 6)
-    0.002
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float
-    p_below: float | None = None
-
-    @property
-    def below(self) -> float:
-        """One-sided p-value of the opposite."""
-        return 1.0 - self.p if self.p_below is None else self.p_below
-
-    @property
-    def two_sided(self) -> float:
-        """min(1, 2 min(p, p_below)); NaN where nothing was tested."""
-        return float(np.minimum(1.0, 2.0 * np.minimum(self.p, self.below)))
-
-
-def _finite(units: Floats) -> Floats:
-    values = np.asarray(units, float)
-    return values[np.isfinite(values)]
-
-
-def _bound(units: Floats, tail: float) -> float:
-    """Upper bound of the mean that fails with probability `tail`, by Student's t; NaN for fewer than two units."""
-    from scipy.special import stdtrit
-
-    n = len(units)
-    return float(units.mean() + stdtrit(n - 1, 1.0 - tail) * units.std(ddof=1) / n**0.5) if n > 1 else float("nan")
-
-
-def ranked(parts: Sequence[Floats], rank: int = 1, /) -> Effect:
-    """The `rank`-th smallest of the means of K parts, each an array of units: positive if all but rank − 1 of them are.
-
-    rank 1 = every part (with K = 1 a plain mean), 2 = all but one. p = rank · p_(K−rank+1) and p_below =
-    (K − rank + 1) · p'_(rank) with p-values in ascending order: Bonferroni's partial conjunctions (Benjamini & Heller
-    2008, Biometrics 64:1215), valid whatever the dependence; the interval inverts them. n = fewest units of a part.
-
-    >>> e = ranked([np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])])
-    >>> e.value, e.n, round(e.p, 4), round(e.low, 2)
-    (2.0, 3, 0.0371, -0.48)
-    """
-    units = [_finite(part) for part in parts]
-    k, tail = len(units), (1.0 - DEFAULT.level) / 2.0
-    if not 1 <= rank <= k:
-        msg = f"expected a rank in 1 … {k}, got {rank}"
-        raise ValueError(msg)
-    n = min(map(len, units))
-    value = float(np.sort([u.mean() if len(u) else np.nan for u in units])[rank - 1])
-    if n < 2:
-        return Effect(value, NAN, NAN, n, NAN, NAN)
-    above, below = np.sort([p_value(u) for u in units]), np.sort([p_value(-u) for u in units])
-    low = np.sort([-_bound(-u, tail / rank) for u in units])[rank - 1]
-    high = np.sort([_bound(u, tail / (k - rank + 1)) for u in units])[rank - 1]
-    p, p_below = min(1.0, rank * above[k - rank]), min(1.0, (k - rank + 1) * below[rank - 1])
-    return Effect(value, float(low), float(high), n, float(p), float(p_below))
-
-
-def peaked(curves: Sequence[Floats], /) -> Effect:
-    """Whether every curve [step, unit] goes up and then down: min over curves, max over k, min(x_k − x_0, x_k − x_end).
-
-    The peak is the best of K inner evaluations, so each is tested at 1/K of the level; the opposite (at no evaluation
-    does the curve stand above both ends) must be shown at every evaluation and by one of two ends.
-
-    >>> e = peaked([np.array([[0.0, 0.0, 0.0], [2.9, 3.0, 3.1], [1.0, 0.8, 1.2]])])
-    >>> round(e.value, 2), round(e.p, 4)
-    (2.0, 0.0012)
-    """
-    share, tail = len(curves), (1.0 - DEFAULT.level) / 2.0
-    found = []
-    for x in curves:
-        x = x[:, np.isfinite(x[[0, -1]]).all(0)]
-        inner = [(_finite(at - x[0]), _finite(at - x[-1])) for at in x[1:-1]]
-        inner = [pair for pair in inner if min(map(len, pair)) > 0]
-        means = [min(float(u.mean()) for u in pair) for pair in inner]
-        n = min((len(u) for pair in inner for u in pair), default=0)
-        if n < 2:
-            found.append((max(means, default=NAN), NAN, NAN, n, NAN, NAN))
-            continue
-        k = len(inner)
-        p = min(1.0, k * min(max(p_value(u) for u in pair) for pair in inner))
-        p_below = max(min(1.0, 2.0 * min(p_value(-u) for u in pair)) for pair in inner)
-        low = max(min(-_bound(-u, tail / k) for u in pair) for pair in inner)
-        high = max(min(_bound(u, tail / (2 * share)) for u in pair) for pair in inner)
-        found.append((max(means), low, high, n, p, p_below))
-    values, lows, highs, counts, ps, belows = zip(*found, strict=True)
-    p, p_below = float(np.max(ps)), float(np.minimum(1.0, share * np.min(belows)))
-    return Effect(float(np.min(values)), float(np.min(lows)), float(np.min(highs)), min(counts), p, p_below)
 
 
 @dataclass(frozen=True)
@@ -213,9 +109,7 @@ def try_on(claim: RunClaim, runs: Mapping[str, xr.Dataset], /) -> list[Trial]:
         tables = [runs[name] for name in names]
         reason = claim.premises(*tables)
         effect = claim.check(*tables) if reason is None else None
-        if effect is not None and np.isnan(effect.two_sided):
-            reason = MEAN
-        out.append(Trial(names, effect, reason))
+        out.append(Trial(names, effect, reason if effect is None else untested(effect)))
     return out
 
 
@@ -295,7 +189,7 @@ class RunResult:
             return "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common())
         counts = Counter(trial.verdict for trial in self.tested)
         if self.summary in ("conditional", "undecided"):
-            shown = ", ".join(f"{verdict} in {n}" for verdict, n in counts.items()) or "only means, no interval"
+            shown = ", ".join(f"{verdict} in {n}" for verdict, n in counts.items()) or "no interval in any run"
             return f"{shown} of the runs tested" if counts else shown
         return ""
 

@@ -6,10 +6,10 @@ similar responses") means each of those that the run measured.
 
 from __future__ import annotations
 
-import numpy as np
 import xarray as xr
 
-from toyld.claims.runs import Effect, peaked, ranked, run_claim
+from toyld.claims.effects import Effect, Part, peaked, ranked
+from toyld.claims.runs import run_claim
 from toyld.claims.tables import (
     ARGMAX,
     SHUFFLED,
@@ -36,7 +36,8 @@ _NO_RUN = "no released SFT log with values per example measured them: nothing at
 )
 def chosen_rises(ds: xr.Dataset) -> Effect:
     """The smallest rise between two evaluations."""
-    return ranked(list(np.diff(curves(ds, ["chosen"])["chosen"], axis=0)))
+    chosen = curves(ds, ["chosen"])["chosen"]
+    return ranked([chosen.between(k, k + 1) for k in range(len(chosen) - 1)])
 
 
 @run_claim(
@@ -120,7 +121,7 @@ def extend_lifts_rejected(ds: xr.Dataset) -> Effect:
     return ranked(change(ds, "rejected"))
 
 
-def _directions(ds: xr.Dataset) -> list[np.ndarray]:
+def _directions(ds: xr.Dataset) -> list[Part]:
     """What S1 and S3-S5 say must be positive, by unit, for whatever this run measured."""
     known = measured(ds)
     parts = change(ds, "chosen")

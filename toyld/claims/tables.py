@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from toyld.claims.effects import Curve, Part
 from toyld.diagnosis.resample import known_mean
 from toyld.probes.kinds import group, rephrases_of
 from toyld.trajectory import below_label
@@ -18,6 +19,7 @@ __all__ = [
     "REPHRASES_OF_REJECTED",
     "SHUFFLED",
     "SIMILAR",
+    "beside",
     "change",
     "curves",
     "first_reason",
@@ -48,33 +50,52 @@ def observed(ds: xr.Dataset, /) -> tuple[str, ...]:
     return tuple(p for p in measured(ds) if p not in (*group("part"), *group("path")))
 
 
-def _by_unit(ds: xr.Dataset, name: str, variable: str | None) -> Floats:
-    """[step, unit]: the examples, or the seeds where there are several (each the mean of its examples)."""
+def _by_unit(ds: xr.Dataset, name: str, variable: str | None) -> Curve:
+    """By examples, or by seeds where there are several (each the mean of its examples)."""
     wanted = variable or ("argmax_logp" if name == ARGMAX else "logp")
     values = ds[wanted].sel(probe="chosen" if name == ARGMAX else name).transpose("step", "seed", "example").values
     if values.shape[1] == 1:
-        return np.asarray(values[:, 0, :], float)
-    return known_mean(values)
+        return Curve(np.asarray(values[:, 0, :], float))
+    return Curve(known_mean(values), seeds=True)
 
 
-def curves(ds: xr.Dataset, names: Iterable[str], /, *, argmax: str | None = None) -> dict[str, Floats]:
+def _measured_together(found: Sequence[Curve]) -> list[Curve]:
+    rows = np.logical_and.reduce([np.isfinite(curve.values).any(1) for curve in found])
+    return [Curve(curve.values[rows], curve.seeds) for curve in found]
+
+
+def curves(ds: xr.Dataset, names: Iterable[str], /, *, argmax: str | None = None) -> dict[str, Curve]:
     """Curves [evaluation, unit] of probes and of `ARGMAX`, at the evaluations where all of them were measured.
 
     `argmax`: another variable to read the argmax from.
 
     >>> from toyld.trajectory import trajectory
     >>> ds = trajectory({"logp": [[[[-3.0, -4.0]], [[-2.5, -4.0]]]]}, step=[0, 9], probe=["chosen"], example=["a", "b"])
-    >>> curves(ds, ["chosen"])["chosen"].tolist()
+    >>> curves(ds, ["chosen"])["chosen"].values.tolist()
     [[-3.0, -4.0], [-2.5, -4.0]]
     """
-    found = {name: _by_unit(ds, name, argmax if name == ARGMAX else None) for name in names}
-    rows = np.logical_and.reduce([np.isfinite(a).any(1) for a in found.values()])
-    return {name: a[rows] for name, a in found.items()}
+    names = list(names)
+    found = _measured_together([_by_unit(ds, name, argmax if name == ARGMAX else None) for name in names])
+    return dict(zip(names, found, strict=True))
 
 
-def change(ds: xr.Dataset, *names: str) -> list[Floats]:
+def change(ds: xr.Dataset, *names: str) -> list[Part]:
     """Last minus first evaluation of each curve, by unit."""
-    return [a[-1] - a[0] for a in curves(ds, names).values()]
+    return [curve.between(0, -1) for curve in curves(ds, names).values()]
+
+
+def beside(ds: xr.Dataset, control: xr.Dataset, pairs: Iterable[tuple[str, str]], /) -> list[tuple[Curve, Curve]]:
+    """Curves of a run and of its control (a name for each), at the evaluations where both have measured all of them.
+
+    Raises:
+        ValueError: nothing matches; the premises (`needs_pair`) say so before.
+    """
+    common, pairs = matched(ds, control), list(pairs)
+    if common is None:
+        msg = "expected two runs with common evaluations and units; the premises say whether they have them"
+        raise ValueError(msg)
+    found = _measured_together([_by_unit(x, name, None) for pair in pairs for x, name in zip(common, pair, strict=True)])
+    return list(zip(found[::2], found[1::2], strict=True))
 
 
 def _times(ds: xr.Dataset, name: str) -> list[int]:

@@ -133,7 +133,8 @@ def recover(p: Points, /, *, thresholds: Thresholds) -> Recovered | None:
     for _ in range(_ROUNDS):
         weight = 1.0 / np.maximum(np.abs(fit.residual), np.maximum(p.allowed(fit.slope), _TINY))
         fit = _fit(p, weight) or fit
-    near = np.abs(fit.residual) <= 3.0 * np.maximum(p.allowed(fit.slope), _TINY)  # generous: the next fit decides
+    near = np.abs(fit.residual) <= thresholds.near * np.maximum(p.allowed(fit.slope), _TINY)
+    # the variance of an error that is uniform within ± d is d² / 3
     weight = np.where(near, 3.0 / np.maximum(p.dy**2 + (fit.slope * p.dx) ** 2, _TINY**2), 0.0)
     last = _fit(p, weight)
     if last is None:
@@ -142,10 +143,12 @@ def recover(p: Points, /, *, thresholds: Thresholds) -> Recovered | None:
     excess = np.abs(last.residual) / _limit(p, last, weight)
     off = excess > 1.0
     fitting = int((~off).sum())
-    if off.any() and (2 * fitting <= off.size or fitting < unknowns + 2):  # fewer would fit some line in any case
+    few = fitting <= thresholds.majority * off.size or fitting < unknowns + thresholds.spare_points
+    if off.any() and few:
         return no_line._replace(off=off, excess=excess, residual=last.residual)
     z = NormalDist().inv_cdf(0.5 + thresholds.level / 2)
     half = z / math.sqrt(last.sxx)
+    # errors of x with variance dx² / 3 shrink a least-squares slope by their share of the variance of x
     blur = float(p.dx.max()) / math.sqrt(3.0) * math.sqrt(sum(last.weight.values()) / last.sxx)
     if last.slope < -half:  # rewards that rise where log-probabilities fall
         return no_line._replace(residual=last.slope * p.x)
@@ -156,16 +159,17 @@ def recover(p: Points, /, *, thresholds: Thresholds) -> Recovered | None:
     return Recovered(beta, low, high, ref, off, excess, last.residual, p.x.size > unknowns)
 
 
-def proportional(p: Points, /) -> float | None:
+def proportional(p: Points, /, *, thresholds: Thresholds) -> float | None:
     """β of r = β log π, rewards without a reference (ORPO, SimPO, CPO); None where they are not proportional.
 
     >>> y = np.array([-1.0, -1.2, -1.1, -1.4])
     >>> side, step, zero = np.array([0, 0, 1, 1]), np.arange(4), np.full(4, 1e-9)
-    >>> round(proportional(Points(2.0 * y, y, side, step, zero, zero)), 6)
+    >>> round(proportional(Points(2.0 * y, y, side, step, zero, zero), thresholds=Thresholds()), 6)
     2.0
     """
-    precise = np.abs(p.x) > 100.0 * p.dx  # to one part in a hundred: fewer digits agree by chance
-    if precise.sum() < 2 or 2 * precise.sum() < p.x.size or (p.y >= 0).any():
+    precise = np.abs(p.x) > thresholds.precise * p.dx
+    # one value is proportional to anything
+    if precise.sum() < 2 or precise.sum() < thresholds.majority * p.x.size or (p.y >= 0).any():
         return None
     weight = precise / p.y**2
     slope = float((weight * p.x * p.y).sum() / (weight * p.x**2).sum())

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from toyld.diagnosis._line import FLOAT32, Points, half_unit
+from toyld.diagnosis.thresholds import Thresholds
 
 __all__ = ["PAIR", "Logged", "evaluations", "logged", "without_pairs"]
 
@@ -46,10 +47,10 @@ class Logged:
         """Rows with a reward of every side."""
         return np.flatnonzero(np.logical_and.reduce([np.isfinite(a) for a in self.reward.values()]))
 
-    def rounding(self, side: str, beta: float | None = None) -> float:
-        """What digits and float32 leave of a reward: trainers log all digits, model cards four decimals."""
+    def rounding(self, side: str, beta: float | None = None, *, thresholds: Thresholds) -> float:
+        """What digits and float32 leave of a reward."""
         level = self.level
-        return min(half_unit(self.reward[side]), 5e-5) + FLOAT32 * (level if level == level else 1.0) * (beta or 1.0)
+        return min(half_unit(self.reward[side]), thresholds.printed) + FLOAT32 * (level if level == level else 1.0) * (beta or 1.0)
 
     def points(self) -> Points:
         """Rewards and log-probabilities where both are known."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from toyld.diagnosis._logged import Logged
+from toyld.diagnosis._logged import PAIR, Logged
 from toyld.diagnosis.thresholds import Thresholds
 
 __all__ = ["start"]
@@ -26,26 +26,70 @@ def _list(values: dict[str, float]) -> str:
     return " and ".join(f"{value:.3g} ({side})" for side, value in values.items())
 
 
+def _limit(log: Logged, thresholds: Thresholds) -> float:
+    """Nats beyond which a difference is another policy: material, and more than the noise of scoring one response.
+
+    The log does not say how many examples its means are over, so noise counts as that of a single one.
+    """
+    level = log.level if math.isfinite(log.level) else thresholds.unlogged_level
+    return max(thresholds.material * level, thresholds.difference * thresholds.token_noise * math.sqrt(level))
+
+
+def _pairs(log: Logged, row: int, beta: float | None, thresholds: Thresholds) -> str:
+    """What loss and accuracy say of single pairs whose means cancel; empty where they are those of equal policies.
+
+    The sigmoid loss with any label smoothing is ln 2 ± at most m / 2 + log cosh(m / 2) of the margin m, and
+    log cosh(m / 2) ≤ m² / 8, so mean m² ≥ 8 (loss − ln 2 − |mean m| / 2). Pairs of both signs (an accuracy between 0
+    and 1) must agree: rounding alone gives them too, and other losses are not ln 2 at m = 0, so neither is a proof.
+    """
+    if log.loss is None or log.accuracy is None or set(log.reward) != set(PAIR):
+        return ""
+    loss, accuracy = float(log.loss[row]), float(log.accuracy[row])
+    margin = float(log.reward["chosen"][row] - log.reward["rejected"][row])
+    spread = math.sqrt(max(0.0, 8.0 * (loss - _LN2 - abs(margin) / 2)))  # 0 where the loss is NaN
+    nats = spread / (beta or thresholds.largest_beta)
+    if not 0 < accuracy < 1 or not nats > 2 * _limit(log, thresholds):  # both sides of a pair may be off by the limit
+        return ""
+    size = f"{nats:.3g} nats" if beta else f"{spread:.3g} nats / beta (beta is not known)"
+    return (
+        f"; but accuracy {accuracy:.3g} and loss {loss:.4g} are not those of equal policies (0 and, in the sigmoid "
+        f"loss, {_LN2:.4f}): single pairs then differ from the reference by {size} or more (root mean square), and "
+        f"cancel in the mean; unless the loss is another one, compare single rewards or check the reference"
+    )
+
+
 def _direct(log: Logged, row: int, beta: float | None, thresholds: Thresholds) -> tuple[bool | None, str]:
     """The rewards of a row that was measured before the first update."""
     reward = {side: float(a[row]) for side, a in log.reward.items()}
     what = "in the batches of the first update (step 1), scored before it," if log.train else "at step 0"
-    if all(abs(r) <= log.rounding(side, beta) for side, r in reward.items()):
-        text = f"{what} rewards are {_list(reward)}, 0 within rounding: the reference is the policy at the start"
-        return False, text
-    largest = max(map(abs, reward.values()))
-    nats, least = largest / (beta or 1.0), thresholds.material * log.level
-    if math.isnan(least):  # no log-probability beside it: in units of log-odds of the pair
-        nats, least = largest, thresholds.material
-    size = f"{nats:.3g} nats" if beta else f"{nats:.3g} nats / beta (beta is not known)"
-    if nats <= least:
-        return False, (
-            f"{what} rewards are {_list(reward)}: not 0, but {size} is below {thresholds.material:.0%} of the "
-            f"log-probability, which scoring in half precision or in other batches can leave"
+    pairs = _pairs(log, row, beta, thresholds)
+    fine = None if pairs else False
+    if all(abs(r) <= log.rounding(side, beta, thresholds=thresholds) for side, r in reward.items()):
+        equal = "" if pairs else ": the reference is the policy at the start"
+        return fine, f"{what} rewards are {_list(reward)}, 0 within rounding{equal}{pairs}"
+    largest, text = max(map(abs, reward.values())), f"{what} rewards are {_list(reward)}"
+    nats = largest / (beta or thresholds.largest_beta)
+    limit, size = _limit(log, thresholds), f"{nats:.3g} nats"
+    if not beta:
+        size = f"{nats:.3g} nats or more (at any beta up to {thresholds.largest_beta:g})"
+    if nats > limit:
+        return True, (
+            f"{text}, up to {size}, not 0: the reference is not the policy that training started from ({_CAUSES})"
         )
-    return True, (
-        f"{what} rewards are {_list(reward)}, up to {size}, not 0: the reference is not the policy that training "
-        f"started from ({_CAUSES})"
+    if not beta:
+        return None, (
+            f"{text}: not 0; without beta, whether that is another reference or scoring noise cannot be judged: add "
+            f"--beta 0.1, your DPOConfig.beta{pairs}"
+        )
+    if not nats <= thresholds.material * log.level:  # NaN where no log-probability was logged
+        share = f"{nats / log.level:.1%} of the log-probability" if math.isfinite(log.level) else "of unknown responses"
+        return None, (
+            f"{text}: not 0, but {size} ({share}) may be what scoring single responses in half precision leaves (up to "
+            f"{limit:.2g}): another reference, or noise{pairs}"
+        )
+    return fine, (
+        f"{text}: not 0, but {size} is below {thresholds.material:.0%} of the log-probability, which scoring in half "
+        f"precision or in other batches can leave{pairs}"
     )
 
 
@@ -104,6 +148,7 @@ def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Threshold
     if log.train and log.loss is not None and np.isfinite(log.loss[first]):
         text += f" and loss {log.loss[first]:.4f} ({_LN2:.4f} in DPO where rewards are 0)"
     x = _path(log, rows, lr)
+    # a line has two unknowns, its scatter needs a third row
     if rows.size < 3 or step < 1 or not (np.diff(x) > 0).all():
         return None, f"{text}; {rows.size} row(s) are too few to extrapolate to step 0"
     x = x / x[-1]
@@ -113,9 +158,10 @@ def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Threshold
     span = np.diff(log.step[rows].astype(float))
     lines, pace = {}, {}
     for name, y in series.items():
-        rounding = max(log.rounding(side, beta) for side in log.reward) * (2 if name == "margin" else 1)
+        rounding = max(log.rounding(side, beta, thresholds=thresholds) for side in log.reward) * (2 if name == "margin" else 1)
         lines[name] = line = _back(x, y, rounding, thresholds)
-        material = abs(float(y[0])) / (beta or 1.0) > thresholds.material * log.level  # False where level is NaN
+        # scatter counts as noise already; False where level is NaN
+        material = abs(float(y[0])) / (beta or thresholds.largest_beta) > thresholds.material * log.level
         if line.far and line.at_zero * y[0] > 0 and material:
             pace[name] = float(((np.abs(np.diff(y)) + 2 * rounding) / span).max()) / (abs(float(y[0])) / step)
     ends = " and ".join(f"{lines[side].at_zero:.3g} ± {lines[side].half:.2g} ({side})" for side in log.reward)

@@ -68,10 +68,11 @@ def _stuck(log: Logged, beta: float | None, thresholds: Thresholds) -> Findings:
     values = {side: np.abs(a[rows]) for side, a in log.reward.items()}
     if len(rows) < 2:
         return []
-    zero = all((a <= log.rounding(side, beta)).all() for side, a in values.items())
+    zero = all((a <= log.rounding(side, beta, thresholds=thresholds)).all() for side, a in values.items())
     loss = log.loss[rows] if log.loss is not None else np.zeros(0)
     loss = loss[np.isfinite(loss)]
-    level = loss.size > 1 and bool((np.abs(loss - _LN2) <= 1e-4).all())  # printed to four digits, each of them right
+    off = 2 * thresholds.printed  # the rounding of the log and that of the loss within the run
+    level = loss.size > 1 and bool((np.abs(loss - _LN2) <= off).all())
     if not zero and not (level and all((a <= thresholds.material).all() for a in values.values())):
         return []
     moved = [np.ptp(a[np.isfinite(a)]) > 2 * FLOAT32 * log.level + 2 * half_unit(a) for a in log.logp.values()]
@@ -261,7 +262,7 @@ def _findings(ds: xr.Dataset, beta: float | None, thresholds: Thresholds) -> tup
         findings += _margins(log)
         if stuck := _stuck(log, beta, thresholds):
             findings += stuck
-        elif own := proportional(log.points()):
+        elif own := proportional(log.points(), thresholds=thresholds):
             text = f"{log.where}: rewards are {own:.5g} times the log-probability itself: a loss without a reference"
             findings += _finding("reference-free", text)
         else:

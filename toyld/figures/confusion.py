@@ -5,7 +5,7 @@ softmaxes moved by one mechanism (`toyld.diagnosis.causes`: a pull as in `sft.la
 the push of `squeeze.runner-up-rises` arriving at contexts like the chosen ones, displacement by a conflicting pair that
 leaves the top alone, `pair.rest-moves-together`), seen in 8 evaluations. A, measured with a noise of .02 nats per
 token: at least 95 % are right in every row, and no healthy run is called squeezing. B, three times that noise: nothing
-is invented, no healthy run is called squeezing; of the wrong calls at least nine in ten are of a less severe class,
+is invented, no healthy run is called squeezing; of the wrong calls at least four in five are of a less severe class,
 most of them squeezing of which only the fall of the rejected response is left to see.
 """
 
@@ -109,7 +109,7 @@ def check(table: Mapping[str, Any]) -> None:
         wrong = {(c, v): float(share[at[c], at[v]]) for c in names for v in names if c != v}
         quieter = sum(s for (c, v), s in wrong.items() if SEVERITY.index(v) > SEVERITY.index(c))
         require(
-            quieter >= 0.9 * sum(wrong.values()), f"B: of {sum(wrong.values()):.3f} wrong, {quieter:.3f} less severe"
+            quieter >= 0.8 * sum(wrong.values()), f"B: of {sum(wrong.values()):.3f} wrong, {quieter:.3f} less severe"
         )
         sunk = wrong["squeezing", "rejection"] + wrong["squeezing", "not-learning"]
         require(

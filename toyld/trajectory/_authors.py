@@ -6,13 +6,13 @@ tokens of a response: `logps_eval_SET/PROBE` = Σ log π(label), `argmax_prob_lo
 √(V x̄² + V − 2) with x̄ = mean ‖π‖, `p_e` = mean ‖π − e_label‖, `energy` = mean (1 − π(label)).
 
 **Which rows belong** (`toyld.trajectory._rows`). With the array, those whose means are the array's. Without it, first
-occurrences: a start that writes row 0 and then row 1 again, to the last bit, repeats the same run, and all it writes
-before the end is known. A start that repeats row 0 alone and is followed by unknown rows may be another run: refused. Where row 0 stands several times before
-row 1, the rows behind tell whether two processes took turns (refused); where they do not, a note says that a second
-process cannot be excluded. Not detectable without the array: rows in another order (the `means-only` note says that the
-order is the file's), and a second process whose first row is not row 0. Not detectable with it: an array reversed, or
-any other order of its checkpoints, as the array is then the only clock. Where the first row of the file is not in the
-array, this is the array of a program started again, perhaps from a model that had trained: has_step0 is 0.
+occurrences: a start that writes row 0 and then row 1 again, to the last bit, repeats the same run, and all it
+writes before the end is known. A start that repeats row 0 alone and is followed by unknown rows may be another run:
+refused. Where row 0 stands several times before row 1, the rows behind tell whether processes took turns (refused);
+where they do not, a note says that a second process cannot be excluded. The first row of the file not in the array
+tells that this is the array of a program started again, perhaps from a model that had trained: has_step0 is 0.
+Not detectable without the array: rows in another order (the `means-only` note says that the order is the file's), and a
+second process whose first row is not row 0. Nor with it: a reversed array, as its own order is then the only clock.
 
 **The argmax bug** (`argmax_prob_logits`, `p_e`, `energy` and an unprefixed `A_o` overwritten by another probe). Three
 entailed tests; each failure is a proof, a pass is none:
@@ -246,15 +246,8 @@ def _named(columns: dict[str, Floats], chosen: str, notes: Notes, per_example: b
     steps, examples = columns[chosen].shape
     attrs: dict[str, str | int] = {"n_examples": examples if per_example else options.n_examples}
     seen = [(i + (not options.has_step0)) * options.eval_every for i in range(steps)]
-    return Log(
-        by_probe,
-        by_step,
-        seen,
-        [str(i) for i in range(examples)] if per_example else ["mean"],
-        attrs,
-        notes,
-        options.has_step0,
-    )
+    names = [str(i) for i in range(examples)] if per_example else ["mean"]
+    return Log(by_probe, by_step, seen, names, attrs, notes, options.has_step0)
 
 
 def read_log(path: Path, options: Options) -> Log:

@@ -21,6 +21,7 @@ Bools = NDArray[np.bool_]
 Notes = list[tuple[str, str]]
 
 _APART, _TWINS = 0.5, 0.1  # see `_mixed`
+_PROCESSES = 8  # at most so many that take turns are looked for: time goes with them
 
 
 def first_occurrences(table: Floats, present: Bools) -> tuple[list[int], list[int]]:
@@ -69,7 +70,9 @@ def refuse_interleaved(label: list[int], new: list[int], curves: list[Floats], n
     end = next((i for i in range(second, len(label)) if label[i] == 0), len(label))
     if len(starts) < 2 or label[second:end].count(1) >= len(starts):
         return
-    if reason := next((why for n in range(2, len(starts) + 1) if (why := _mixed(n, [c[new[1:]] for c in curves]))), ""):
+    behind = [curve[new[1:]] for curve in curves]
+    reasons = (_mixed(n, behind) for n in range(2, min(len(starts), _PROCESSES) + 1))
+    if reason := next(filter(None, reasons), ""):
         do = f"keep one run's rows; if they are known to be one run's, read rows=slice({starts[-1]}, None)"
         fail("one run per log", f"two runs interleaved: row 0 {len(starts)} times, not row 1; behind it {reason}", do)
     text = f"row 0 stands {len(starts)} times before row 1, which is not repeated: read as a start killed after row 0"
@@ -88,9 +91,7 @@ def _mixed(n: int, curves: list[Floats]) -> str:
         return ""
     for x in curves:
         if np.abs(x[n:] - x[:-n]).mean() < _APART * np.abs(np.diff(x)).mean():
-            return (
-                f"every {'second third'.split()[n - 2] if n < 4 else f'{n}th'} row goes on where the next one does not"
-            )
+            return f"row t + {n} goes on from row t, row t + 1 does not"
     sizes = [[float(np.abs(np.diff(x))[k::n].mean()) for k in range(n)] for x in curves]
     if sizes and all(min(size) < _TWINS * max(size) for size in sizes):
         return "rows come in groups of nearly equal ones"

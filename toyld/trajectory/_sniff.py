@@ -21,11 +21,11 @@ def check_regular(path: Path, /) -> None:
 
     >>> check_regular(Path("/dev/null"))
     Traceback (most recent call last):
-    toyld.checked.TrajectoryError: expected a file or folder, got null, a pipe, socket or device: name a copy of its content
+    toyld.checked.TrajectoryError: expected a file or folder, got null, a pipe, socket or device: name a file
     """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        fail("a file or folder", f"{path.name}, a pipe, socket or device", "name a copy of its content")
+        fail("a file or folder", f"{path.name}, a pipe, socket or device", "name a file")
 
 
 def sniff(path: Path, /) -> str:

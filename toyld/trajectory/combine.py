@@ -32,8 +32,8 @@ def concat(parts: Iterable[xr.Dataset], /) -> xr.Dataset:
     """One table of several of one stage and arm: its evaluations, a run and its continuation, other seeds.
 
     What was measured twice must be equal and is kept once, with a note. Attributes: those that all parts share are
-    kept; `has_step0` is that of the smallest step, 0 unless that is 0; notes are united; `noise_floor` is the largest one stated;
-    `fingerprints` are merged. `examples_seen` stays where every part has it.
+    kept; `has_step0` is that of the smallest step, 0 unless that is 0; notes are united; `noise_floor` is the largest
+    one stated; `fingerprints` are merged. `examples_seen` stays where every part has it.
     Raises TrajectoryError: values that contradict each other; another stage, arm, world, vocabulary, probing set or
     unit; means beside single examples.
 

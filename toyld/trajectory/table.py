@@ -3,9 +3,9 @@
 Dimensions `seed, step, probe, example`, always in this order and always all four; `n_tokens` has no `step`, `ref_logp`
 has none where the reference is fixed, `NAME_token` has `token` behind them, and `loss, lr, grad_norm, train_*, eval_*`
 have `seed, step` alone. Values are float64; NaN = not measured here; a variable measured nowhere is left out; nothing
-missing is ever 0. Row 0 is the policy before the first update where attr `has_step0` is 1 and its step is 0: a table cut
-by xarray keeps the attribute and stays valid; who asks looks at both, and `load` and `concat` set it right. `step` counts updates, or
-training examples where attr `step_unit` is "examples".
+missing is ever 0. `step` counts updates, or training examples where attr `step_unit` is "examples". Row 0 is the policy
+before the first update where attr `has_step0` is 1 and its step is 0: a table cut by xarray keeps the attribute and is
+valid all the same; `load` and `concat` set it to 0.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def trajectory(
 
     `variables`: arrays shaped as their dimensions say (module docstring), `logp` as (seed, step, probe, example);
     those that are NaN throughout are left out. `attrs`: further attributes; None is left out, mappings and lists become
-    JSON, booleans 0 or 1. `has_step0`: left out, whether the first step is 0; False where row 0 of step 0 is not known to
-    be the policy before the first update. Raises TrajectoryError where `validate` would.
+    JSON, booleans 0 or 1. `has_step0`: left out, whether the first step is 0; False where the row of step 0 may be of a
+    policy that had trained. Raises TrajectoryError where `validate` would, and for has_step0 without a step 0.
 
     >>> ds = trajectory({"logp": [[[[-3.0]], [[-2.5]]]]}, step=[0, 10], probe=["chosen"], world="contexts")
     >>> ds.logp.dims, ds.logp.attrs["units"], ds.attrs["has_step0"]
@@ -136,10 +136,8 @@ def trajectory(
     begins = int(coords["step"][1][0])
     if has_step0 and begins != 0:
         fail("step 0 first where has_step0 is True", f"step {begins}", "leave has_step0 out, or correct the steps")
-    given |= {
-        "has_step0": begins == 0 if has_step0 is None else has_step0,
-        "notes": [{"code": code, "text": text} for code, text in notes],
-    }
+    given["has_step0"] = begins == 0 if has_step0 is None else has_step0
+    given["notes"] = [{"code": code, "text": text} for code, text in notes]
     named = {key: _attribute(key, value) for key, value in (given | dict(attrs or {})).items() if value is not None}
     ds = xr.Dataset(data, coords, named)
     validate(ds)
