@@ -177,7 +177,8 @@ def _run_words(cell: dict[str, Any]) -> str:
         many = f"{len(tested)} run{'s' * (len(tested) > 1)}"
         return f"{verdict} ({span}, n = {cell['n']}, {many}{old})"
     if not tested:
-        return verdict + (f" (means only{old})" if cell["runs"] else "")
+        only = "means only" if all(run["n"] < 2 for run in cell["runs"]) else "no interval"
+        return verdict + (f" ({only}{old})" if cell["runs"] else "")
     counts = ", ".join(
         f"{sum(run['verdict'] == v for run in tested)} {v}"
         for v in ("holds", "refuted", "undecided")
@@ -190,7 +191,7 @@ def record(path: str | Path, /) -> None:
     """Write the effects of the released logs under $TOYLD_DATA as the evidence that comes with the package.
 
     Raises:
-        BadInput: a released log is not there.
+        BadInput: a released log is not there, or tracked files differ from their commit.
     """
     from toyld.claims import published
 

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from typing import Any
 import xarray as xr
 
 from toyld.checked import BadInput, TrajectoryError
+from toyld.checkout import checkout
 from toyld.claims.base import Claim, registry
 from toyld.claims.effects import Effect, untested
 from toyld.claims.runs import RunClaim, RunResult, Trial, decide, try_on
@@ -209,37 +209,32 @@ def _results(outcome: Mapping[str, RunResult]) -> dict[str, Any]:
     return results
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        run = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout.strip()
-
-
-def record(path: str | Path, /) -> None:
+def record(path: str | Path, /, *, dirty: bool = False) -> None:
     """Write the effects of all released logs under $TOYLD_DATA to `path`, with what they were computed from.
 
+    `dirty`: record from a tree that no commit describes all the same (for tests; no such record comes with the package).
+
     Raises:
-        BadInput: a released log is not there; the record would have a gap.
+        BadInput: a released log is not there, so that the record would have a gap; or the code is not that of a commit.
     """
     import toyld
 
+    code = checkout()
+    if code["dirty"] is not False and not dirty:
+        got = "no checkout" if code["dirty"] is None else "changes that are not committed (git status)"
+        msg = f"expected the code of a commit, which the record will name, got {got}; commit or stash, then record"
+        raise BadInput(msg)
     root, started = os.environ.get("TOYLD_DATA"), time.process_time()
     if missing := [name for name in RELEASED if name not in find(root)]:
         msg = f"expected all released logs under $TOYLD_DATA/runs/authors, got none of {', '.join(missing)}"
         raise BadInput(msg + "; fetch them from Joshua-Ren/Learning_dynamics_LLM")
     outcomes.cache_clear()
     made = outcomes(root)
-    changes = _git("status", "--porcelain", "--untracked-files=no")
     about = {
         "schema": SCHEMA,
         "claims": list(made),
         "command": COMMAND,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
+        **code,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "device_seconds": round(time.process_time() - started, 1),

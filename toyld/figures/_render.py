@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -97,21 +96,6 @@ def _writable(out: Path, *, make: bool) -> None:
         raise FigureError(msg) from bad
 
 
-def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package is tracked in; empty outside of one."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
-        return run.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-
-
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
@@ -138,7 +122,7 @@ def _provenance(figure: Figure, **made: Any) -> bytes:
         "seed": figure.seed,
         **made,
         "versions": _versions(),
-        **_git(),
+        **checkout(),
     }
     return (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode()
 

@@ -6,7 +6,7 @@ the push of `squeeze.runner-up-rises` arriving at contexts like the chosen ones,
 leaves the top alone, `pair.rest-moves-together`), seen in 8 evaluations. A, measured with a noise of .02 nats per
 token: at least 95 % are right in every row, and no healthy run is called squeezing. B, three times that noise: nothing
 is invented, no healthy run is called squeezing; of the wrong calls at least four in five are of a less severe class,
-most of them squeezing of which only the fall of the rejected response is left to see.
+and about half are squeezing of which only the fall of the rejected response is left to see.
 """
 
 from __future__ import annotations
@@ -113,5 +113,5 @@ def check(table: Mapping[str, Any]) -> None:
         )
         sunk = wrong["squeezing", "rejection"] + wrong["squeezing", "not-learning"]
         require(
-            sunk >= 0.5 * sum(wrong.values()), f"B: of {sum(wrong.values()):.3f} wrong, {sunk:.3f} unseen squeezing"
+            sunk >= 0.4 * sum(wrong.values()), f"B: of {sum(wrong.values()):.3f} wrong, {sunk:.3f} unseen squeezing"
         )
