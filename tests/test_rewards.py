@@ -122,6 +122,23 @@ def test_intervals_hold_the_truth_and_rounding_is_no_mismatch(digits):
         assert max(hit.values()) < recovered, hit
 
 
+def test_rewards_too_coarse_for_their_interval_give_no_beta():
+    """Rounding shrinks the slope by its share of the variance; more rows narrow the interval, and not that bias."""
+    from toyld.diagnosis._line import Points, recover
+
+    def of(n, spread):
+        x = np.random.default_rng(0).normal(0, spread, n)
+        y, zero = -180 + x / 0.1, np.zeros(n, int)
+        return recover(
+            Points(np.round(x, 2), y, zero, np.arange(n), np.full(n, 5e-3), np.full(n, 1e-9)), thresholds=DEFAULT
+        )
+
+    assert of(900, 0.01) is None  # the bias is some four half widths
+    few, wide = of(20, 0.01), of(900, 0.1)
+    for found in (few, wide):
+        assert found.low <= 0.1 <= found.high
+
+
 def test_beta_and_reference_are_said_with_their_digits():
     suspect, found = findings(evaluations(beta=0.25))
     line = text(found, "reward-consistent")
@@ -250,6 +267,131 @@ def test_scoring_noise_at_step_0_is_named_and_not_suspected():
     assert "not 0, but 0.5 nats is below 1%" in text(found, "step-zero")
 
 
+def first_row(chosen, rejected, level, *, step=0, **more):
+    """A row before the first update and three after it, which move by 0.01 nats at a β of 0.1."""
+    prefix = "train" if step else "eval"
+    columns = {"rewards_chosen": chosen, "rewards_rejected": rejected, "logps_chosen": level, "logps_rejected": level}
+    moved = {"rewards": 0.001 * np.arange(4), "logps": 0.01 * np.arange(4)}
+    columns = {f"{prefix}_{name}": value - moved[name.partition("_")[0]] for name, value in columns.items()}
+    return columns | {name: np.full(4, value) for name, value in more.items()}, np.array([step, 10, 20, 30])
+
+
+def test_without_beta_rewards_at_step_1_are_not_called_small():
+    """−0.8 at −90 nats is 8 nats = 9 % if β is 0.1, and 0.9 % if it is 1."""
+    log = first_row(-0.801, -0.7, -90.0, step=1)
+    suspect, found = findings(log)
+    line = text(found, "step-zero")
+    assert not suspect
+    assert "without beta" in line
+    assert "--beta" in line
+    assert "below" not in line
+    assert "whether" in line
+    assert "8.01 nats" in text(findings(log, beta=0.1)[1], "reference-suspect")
+    assert "0.801 nats is below 1%" in text(findings(log, beta=1.0)[1], "step-zero")
+
+
+def test_without_beta_rewards_that_are_far_off_at_any_beta_are_suspected():
+    log = first_row(-8.0, -7.0, -90.0, step=1)
+    assert "8 nats or more (at any beta up to 1)" in text(findings(log)[1], "reference-suspect")
+
+
+@pytest.mark.parametrize(("nats", "suspicious"), [(0.05, False), (0.15, False), (0.8, False), (1.2, True)])
+def test_scoring_noise_of_short_responses_is_no_other_policy(nats, suspicious):
+    """−10 nats, some ten tokens: one scored in half precision is off by 0.3 nats (one standard deviation)."""
+    suspect, found = findings(first_row(0.1 * nats, -0.1 * nats, -10.0), beta=0.1)
+    assert suspect is suspicious
+    line = text(found, "reference-suspect" if suspicious else "step-zero")
+    assert ("another reference, or noise" in line) == (nats in (0.15, 0.8))
+    assert ("is below 1%" in line) == (nats == 0.05)
+    if nats == 0.15:
+        assert "(1.5% of the log-probability)" in line
+        assert "no sign of a wrong reference" not in text(found, "reward-change")
+        assert "is open" in text(found, "reward-change")
+
+
+def test_without_log_probabilities_only_what_is_much_of_a_long_response_is_suspected():
+    for reward, suspicious in ((-0.05, False), (-0.9, False), (-3.0, True)):
+        columns, steps = first_row(reward, 0.5 * reward, -90.0)
+        bare = {name: a for name, a in columns.items() if "logps" not in name}
+        suspect, found = findings((bare, steps), beta=0.1)
+        assert suspect is suspicious, reward
+        if not suspicious:
+            assert "of unknown responses" in text(found, "step-zero")
+
+
+def test_rewards_that_cancel_in_the_mean_are_not_called_fine():
+    """Mean margins of −0.01 with a loss of 0.93: pairs are off by 1.4 / β (root mean square), some up, some down."""
+    wrong = {"eval_rewards_accuracies": 0.48, "eval_loss": 0.93}
+    suspect, found = findings(first_row(-0.05, -0.04, -90.0, **wrong), beta=0.1)
+    line = text(found, "step-zero")
+    assert not suspect  # another loss would explain it
+    assert "accuracy 0.48 and loss 0.93" in line
+    assert "by 13.6 nats or more" in line
+    assert "unless the loss is another one" in line
+    assert "no sign of a wrong reference" not in text(found, "reward-change")
+    assert "is open" in text(found, "reward-change")
+    suspect, found = findings(first_row(0.0, 0.0, -90.0, **wrong), beta=0.1)
+    assert "the reference is the policy at the start" not in text(found, "step-zero")
+    assert "loss 0.93" in text(found, "step-zero")
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"eval_rewards_accuracies": 0.0, "eval_loss": 0.6931},  # equal policies
+        {"eval_rewards_accuracies": 0.49, "eval_loss": 0.6938},  # their scoring noise
+        {"eval_rewards_accuracies": 0.0, "eval_loss": 1.0},  # equal policies, hinge
+        {"eval_rewards_accuracies": 0.49, "eval_loss": math.nan},
+        {"eval_rewards_accuracies": 0.49},
+        {"eval_loss": 0.93},
+    ],
+)
+def test_noise_or_another_loss_alone_say_nothing_of_single_pairs(fine):
+    suspect, found = findings(first_row(-0.05, -0.04, -90.0, **fine), beta=0.1)
+    assert not suspect
+    assert "is below 1%" in text(found, "step-zero")
+    assert "single pairs" not in text(found, "step-zero")
+    assert "no sign of a wrong reference" in text(found, "reward-change")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_bound_on_single_pairs_holds_for_any_margins(smoothing):
+    """The root mean square that loss and mean margin prove is never above the true one, and near it at no mean."""
+    from toyld.diagnosis._logged import Logged
+    from toyld.diagnosis._start import _pairs
+
+    rng, beta, said = np.random.default_rng(0), 0.1, 0
+    for _ in range(300):
+        margins = rng.normal(rng.normal(0, 0.5), rng.uniform(0.1, 3), 500)
+        loss = np.mean(np.logaddexp(0, -margins) * (1 - smoothing) + np.logaddexp(0, margins) * smoothing)
+        one = {name: np.array([value]) for name, value in (("chosen", margins.mean()), ("rejected", 0.0))}
+        more = {"accuracy": np.array([(margins > 0).mean()]), "loss": np.array([loss])}
+        level = {"chosen": np.array([-10.0])}
+        line = _pairs(Logged("", False, np.array([0]), one, level, **more), 0, beta, DEFAULT)
+        if line:
+            said += 1
+            proved = float(line.partition("reference by ")[2].partition(" nats")[0])
+            assert proved <= np.sqrt(np.mean(margins**2)) / beta * 1.005  # three digits are printed
+    assert said > 100
+
+
+def path_of(rates, *, train=False):
+    from toyld.diagnosis._logged import Logged
+    from toyld.diagnosis._start import _path
+
+    steps = np.arange(1, len(rates) + 1) * 10
+    log = Logged("", train, steps, {"chosen": np.zeros(len(rates))}, {})
+    return _path(log, log.rows(), np.asarray(rates, float)).tolist()
+
+
+def test_the_learning_rate_before_the_first_row_is_summed_from_0_in_warm_up():
+    assert path_of([1, 2, 3]) == [5, 20, 45]  # rises: from 0
+    assert path_of([3, 2, 1]) == [30, 55, 70]  # falls: as in the first row
+    assert path_of([2, 2, 2]) == [20, 40, 60]
+    assert path_of([1, 2, 3], train=True) == [2.5, 12.5, 32.5]  # windows
+    assert path_of([0, 0, 0]) == path_of([math.nan] * 3) == [10, 20, 30]  # unknown: updates
+
+
 @pytest.mark.parametrize(("offset", "suspicious"), [(0.0, False), (4.0, True)])
 def test_a_first_train_row_at_step_1_was_scored_before_the_update(offset, suspicious):
     columns, steps = train(offset=(offset, offset))
@@ -370,6 +512,17 @@ def test_the_change_is_counted_from_the_reference_and_squeezing_is_not_claimed()
     assert "squeezing" not in line
     assert "highest at step 100 (0.5), since then -13 nats" in line
     assert "ranking accuracy" in text(findings((columns, steps))[1], "reward-accuracy")
+
+
+def test_a_drop_within_what_is_material_is_not_told():
+    for drop, told in ((0.15, False), (0.25, True)):  # 1.5 and 2.5 nats of 180
+        columns, steps = evaluations(n=4)
+        for side, reward in (("chosen", [0.1, 0.5, 0.45, 0.5 - drop]), ("rejected", [-0.5, -1.5, -2.5, -3.0])):
+            columns[f"eval_rewards_{side}"] = np.array(reward)
+            columns[f"eval_logps_{side}"] = REF[side] + np.array(reward) / 0.1
+        del columns["eval_rewards_margins"]
+        line = text(findings((columns, steps), beta=0.1)[1], "reward-change")
+        assert ("highest at step" in line) == told
 
 
 def test_train_rows_alone_need_beta():

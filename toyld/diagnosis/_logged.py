@@ -50,7 +50,9 @@ class Logged:
     def rounding(self, side: str, beta: float | None = None, *, thresholds: Thresholds) -> float:
         """What digits and float32 leave of a reward."""
         level = self.level
-        return min(half_unit(self.reward[side]), thresholds.printed) + FLOAT32 * (level if level == level else 1.0) * (beta or 1.0)
+        return min(half_unit(self.reward[side]), thresholds.printed) + FLOAT32 * (level if level == level else 1.0) * (
+            beta or 1.0
+        )
 
     def points(self) -> Points:
         """Rewards and log-probabilities where both are known."""

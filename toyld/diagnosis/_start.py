@@ -158,7 +158,9 @@ def _indirect(log: Logged, lr: Floats, beta: float | None, thresholds: Threshold
     span = np.diff(log.step[rows].astype(float))
     lines, pace = {}, {}
     for name, y in series.items():
-        rounding = max(log.rounding(side, beta, thresholds=thresholds) for side in log.reward) * (2 if name == "margin" else 1)
+        rounding = max(log.rounding(side, beta, thresholds=thresholds) for side in log.reward) * (
+            2 if name == "margin" else 1
+        )
         lines[name] = line = _back(x, y, rounding, thresholds)
         # scatter counts as noise already; False where level is NaN
         material = abs(float(y[0])) / (beta or thresholds.largest_beta) > thresholds.material * log.level
