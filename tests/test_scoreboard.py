@@ -54,6 +54,7 @@ WORDS = [
     ("trend", run_cell("conditional", SURE, AGAINST, AGAINST), "conditional (1 holds, 2 refuted)"),
     ("trend", run_cell("undecided", SURE, UNSURE), "undecided (1 holds, 1 undecided)"),
     ("trend", run_cell("undecided", MEANS), "undecided (means only)"),
+    ("trend", run_cell("undecided", MEANS, MEANS | {"n": 500}), "undecided (no interval)"),
     ("trend", run_cell("not applicable"), "not applicable"),
     ("trend", run_cell("not run"), "not run"),
 ]

@@ -666,8 +666,21 @@ def test_a_start_killed_after_row_0_is_read_with_a_note(tmp_path, noise, again):
 
 
 def test_two_rows_of_each_are_too_few_to_tell(tmp_path):
-    ds = read_authors(write(tmp_path, turns(*runs(2, (1.0, 0.0), (1.0, 9.0)))))
-    assert any("cannot be excluded" in note["text"] for note in notes(ds))
+    one, other = runs(3, (1.0, 0.0), (1.0, 9.0))
+    for rows in (turns(one[:2], other[:2]), turns(one, other)[:-1]):
+        ds = read_authors(write(tmp_path, rows))
+        assert any("cannot be excluded" in note["text"] for note in notes(ds))
+    with pytest.raises(TrajectoryError, match="interleaved"):
+        read_authors(write(tmp_path, turns(one, other)))
+
+
+@pytest.mark.parametrize(("slack", "kept"), [(7.5, True), (8.5, False)])
+def test_one_cell_that_rounding_puts_below_its_label_takes_no_argmax_away(tmp_path, slack, kept):
+    columns = {key: values.copy() for key, values in logged(STATS, "argmax-only").items()}
+    label = columns["logps_eval_prob_train/chosen"][3, 4]
+    columns["argmax_prob_logits"][3, 4] = label * (1 + slack * float(np.finfo(np.float32).eps))
+    ds = read_authors(write(tmp_path, rows_of(columns), columns))
+    assert ("argmax_logp" in ds) == kept
 
 
 def test_the_array_of_a_program_started_again_is_not_known_to_begin_with_step_0(tmp_path):

@@ -11,29 +11,33 @@ from hypothesis import strategies as st
 
 from toyld import claims, scoreboard
 from toyld.checked import BadInput
-from toyld.claims import preference, published
-from toyld.claims.runs import (
-    ALPHA,
-    Effect,
-    RunClaim,
-    RunResult,
-    Trial,
-    decide,
-    evaluate_on,
-    peaked,
-    ranked,
-    summary,
-    try_on,
-)
+from toyld.claims import effects, preference, published
+from toyld.claims.effects import DIFFERENCES_A_DEGREE, Curve, Effect, peaked, ranked
+from toyld.claims.runs import ALPHA, RunClaim, RunResult, Trial, decide, evaluate_on, summary, try_on
+from toyld.diagnosis.resample import jitter, p_value
+from toyld.diagnosis.thresholds import DEFAULT
 from toyld.trajectory import read_authors, trajectory
 
 RUN_CLAIMS = {id: c for id, c in claims.every().items() if isinstance(c, RunClaim)}
 N = 24
 
 
+FILL = 4  # evaluations for each one given
+
+
+def filled(curve):
+    """Straight lines between the evaluations given, if they are fewer than the jitter needs."""
+    given = np.arange(len(curve))
+    return np.interp(np.arange(0, len(curve) - 0.9, 1 / FILL), given, curve) if len(curve) < 8 else curve
+
+
 def table(stage, means, argmax=None, *, arm="unknown", seeds=1, n=N, times=None, names=None, noise=0.05, **attrs):
-    """A run whose probes have these mean curves; examples differ in level, and by a little in their changes."""
+    """A run whose probes have these mean curves; examples differ in level, and by a little in their changes.
+
+    A curve given by few evaluations is filled in by straight lines: so short a run has no known jitter.
+    """
     rng = np.random.default_rng(7)
+    means, argmax = {k: filled(curve) for k, curve in means.items()}, None if argmax is None else filled(argmax)
     steps = len(next(iter(means.values())))
 
     def spread(curve):
@@ -78,7 +82,7 @@ def at_the_checkpoint(first, last):
     """Units that mean exactly CHECKPOINT in chosen, and an argmax path from first to last."""
     ds = table("dpo", {"chosen": SAME}, np.linspace(first, last, 3), noise=0.01)
     ds["logp"] = ds.logp * 0 - 151.98
-    return ds.assign(argmax_logp=ds.argmax_logp * 0 + np.linspace(first, last, 3)[None, :, None, None])
+    return ds.assign(argmax_logp=ds.argmax_logp * 0 + np.linspace(first, last, ds.sizes["step"])[None, :, None, None])
 
 
 # id -> (where it holds, where it is refuted, where it says nothing and a word of the reason)
@@ -184,7 +188,7 @@ def trial(e):
     return decide({"x": [Trial(("r",), e)]})["x"][0].verdict
 
 
-@pytest.mark.parametrize("name", ["runs", "tables", "published"])
+@pytest.mark.parametrize("name", ["effects", "runs", "tables", "published"])
 def test_examples_of_docstrings_run(name):
     failed, tried = doctest.testmod(importlib.import_module(f"toyld.claims.{name}"))
     assert (failed, tried > 0) == (0, True)
@@ -273,7 +277,7 @@ def test_parts_of_chosen_and_paths_are_no_observed_responses():
 
 def test_early_is_the_first_step_and_total_the_whole_run():
     pair = [dpo([-50.0, -49.0, -30.0, -10.0], arm="extend"), dpo(TOP_UP, arm="baseline")]
-    assert effect("preference.extend-slows-argmax-early", pair).value == pytest.approx(5.0 - 1.0, abs=0.1)
+    assert effect("preference.extend-slows-argmax-early", pair).value == pytest.approx((5.0 - 1.0) / FILL, abs=0.1)
     assert effect("preference.extend-lowers-total-argmax", pair).value == pytest.approx(15.0 - 40.0, abs=0.1)
     others = [dpo(arm="extend", irr_hum=DOWN, chosen_half=FAR), dpo(arm="baseline", irr_hum=FAR, chosen_half=DOWN)]
     assert effect("preference.extend-slows-others", others).value == pytest.approx(60.0 - 15.0, abs=0.1)
@@ -290,11 +294,11 @@ def test_a_log_that_starts_late_is_refused():
 
 
 def test_runs_are_compared_at_the_same_number_of_examples():
-    slow = table("sft", {"chosen": [-90.0, -87.5, -85.0, -82.5, -80.0, -77.5, -75.0]}, times=list(range(0, 3500, 500)))
-    # Both rise by 5 in 1,000 examples; evaluation by evaluation SFT would seem slower.
+    slow = table("sft", {"chosen": np.linspace(-90.0, -75.0, 25)}, times=list(range(0, 12_500, 500)))
+    # Both rise by 1.25 in 1,000 examples; evaluation by evaluation SFT would seem slower.
     e = effect("preference.argmax-rises-faster-than-sft", [dpo(TOP_UP), slow])
     assert abs(e.value) < 0.2
-    apart = table("sft", {"chosen": UP}, times=[1, 2, 3, 4])
+    apart = table("sft", {"chosen": UP}, times=[0, *range(1, 13)])  # but for the start
     assert "share no two evaluations" in RUN_CLAIMS["preference.argmax-rises-faster-than-sft"].premises(
         dpo(TOP_UP), apart
     )
@@ -354,6 +358,182 @@ def test_p_values_and_intervals_err_as_rarely_as_stated(what):
         assert np.mean([e.low <= 0.0 <= e.high for e in effects]) >= 0.95 - 3.0 * (0.05 * 0.95 / n) ** 0.5
 
 
+def test_a_bell_is_refuted_by_the_better_of_two_ends_at_twice_its_p_value():
+    """The opposite may be shown by either end, so that it takes Bonferroni's factor of two."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(0.0, 1.0, (3, 20)) + np.array([[1.0], [0.0], [0.3]])
+    ends = sorted(p_value(end - x[1]) for end in (x[0], x[-1]))
+    assert ends[0] < 0.25 * ends[1]
+    assert peaked([x]).below == pytest.approx(2.0 * ends[0], rel=1e-12)
+    assert peaked([x, x]).below == pytest.approx(4.0 * ends[0], rel=1e-12)  # one of two curves is enough
+
+
+# -- the jitter that all examples of an evaluation share
+
+PROBES = ("chosen", *OBSERVED, "chosen_gptsemantic", "reject_gptsemantic", "irr_train", "random_permute")
+M = 12  # evaluations
+
+
+def idle(rng, shared, *, stage="dpo", arm="unknown", m=M, seeds=1):
+    """A run in which nothing changes but by noise: of single examples, of an evaluation by probe, or of all probes."""
+
+    def noise(probes):
+        each = rng.normal(0.0, 0.5, (seeds, m, len(probes), N))
+        if shared == "by probe":
+            each += rng.normal(0.0, 1.0, (seeds, m, len(probes), 1))
+        return each
+
+    both = rng.normal(0.0, 1.0, (seeds, m, 1, 1)) if shared == "by all probes" else 0.0
+    level = rng.normal(0.0, 3.0, (1, 1, len(PROBES), N))
+    top = np.full((seeds, m, len(PROBES), N), np.nan)
+    top[:, :, 0] = (-20.0 + noise(["argmax"]) + both)[:, :, 0]
+    variables = {"logp": -90.0 + level + noise(PROBES) + both, "argmax_logp": top}
+    return trajectory(
+        variables, step=list(range(m)), examples_seen=list(range(m)), probe=list(PROBES), seed=range(seeds),
+        stage=stage, arm=arm, example=[f"e{i}" for i in range(N)], attrs={},
+    )  # fmt: skip
+
+
+def idle_runs(rng, shared):
+    runs = {"sft": idle(rng, shared, stage="sft", arm="extend")}
+    return runs | {arm: idle(rng, shared, arm=arm) for arm in ("extend", "baseline")}
+
+
+@pytest.fixture(scope="module")
+def applies():
+    """Which claims apply to which of the idle runs: the same for all of them, and premises take long."""
+    runs = idle_runs(np.random.default_rng(0), "not at all")
+    trials = {id: try_on(one, runs) for id, one in RUN_CLAIMS.items()}
+    found = [(id, trial.runs) for id, ts in trials.items() for trial in ts if trial.tested]
+    assert len(found) >= 20
+    return found
+
+
+def errs(applies, runs):
+    """Whether the whole family says holds or refuted anywhere."""
+    family = {}
+    for id, names in applies:
+        e = RUN_CLAIMS[id].check(*(runs[name] for name in names))
+        family.setdefault(id, []).append(Trial(names, e))
+    return any(t.verdict != "undecided" for trials in decide(family).values() for t in trials)
+
+
+@pytest.mark.parametrize("shared", ["not at all", "by probe", "by all probes"])
+def test_idle_runs_seldom_get_any_verdict(shared, applies):
+    """At most 5 % of families say holds or refuted anywhere, whatever the examples of an evaluation share."""
+    rng, families = np.random.default_rng(5), 40
+    found = [errs(applies, idle_runs(rng, shared)) for _ in range(families)]
+    assert np.mean(found) <= 0.05 + 3.0 * (0.05 * 0.95 / families) ** 0.5
+
+
+@pytest.mark.parametrize("shared", ["by probe", "by all probes"])
+def test_without_the_jitter_most_idle_runs_would_get_one(shared, applies, monkeypatch):
+    monkeypatch.setattr(effects, "jitter", lambda path: 0.0)
+    rng = np.random.default_rng(6)
+    assert np.mean([errs(applies, idle_runs(rng, shared)) for _ in range(10)]) >= 0.7
+
+
+@pytest.mark.parametrize("m", [8, 13, 40])
+def test_degrees_of_freedom_of_the_jitter_are_not_too_many(m):
+    """The change of white noise over its own jitter is no wider than Student's t with (m − 2)/3."""
+    from scipy.special import stdtrit
+
+    rng, n = np.random.default_rng(m), 6000
+    curves = rng.normal(0.0, 1.0, (n, m))
+    t = np.abs([(x[-1] - x[0]) / (2.0**0.5 * jitter(x)) for x in curves])
+    for alpha in (0.05, 0.01, 0.002):
+        bound = stdtrit((m - 2) / DIFFERENCES_A_DEGREE, 1.0 - alpha / 2.0)
+        assert np.mean(t > bound) <= alpha + 3.0 * (alpha * (1.0 - alpha) / n) ** 0.5, alpha
+
+
+def test_a_change_is_known_no_better_than_its_evaluations_jitter():
+    """se² = s²/n + 2σ_j², by hand; t with Welch and Satterthwaite's degrees of freedom."""
+    from scipy.special import stdtr, stdtrit
+
+    ds = idle(np.random.default_rng(8), "by probe")
+    chosen = ds.logp.sel(probe="chosen").values[0]
+    units, sigma = chosen[-1] - chosen[0], jitter(chosen.mean(1))
+    own, shared = units.var(ddof=1) / N, 2.0 * sigma**2
+    assert shared > 5.0 * own > 0.0
+    df = (own + shared) ** 2 / (own**2 / (N - 1) + shared**2 / ((M - 2) / DIFFERENCES_A_DEGREE))
+    e, se = effect("preference.chosen-falls", [ds]), (own + shared) ** 0.5
+    assert e.value == pytest.approx(-units.mean())
+    assert (e.high - e.low) / 2.0 == pytest.approx(stdtrit(df, 0.975) * se)
+    assert e.p == pytest.approx(stdtr(df, units.mean() / se))
+
+
+def test_a_shift_that_both_probes_share_leaves_their_difference_as_sure_as_it_was():
+    rng = np.random.default_rng(9)
+    ds, shift = dpo(rejected=DOWN), rng.normal(0.0, 5.0, len(filled(FLAT)))[None, :, None, None]
+    moved = ds.assign(logp=ds.logp + shift)
+    before, after = (effect("preference.margin-grows", [x]) for x in (ds, moved))
+    for name in ("value", "low", "high"):
+        assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-9)
+    wide, narrow = (effect("preference.chosen-falls", [x]) for x in (moved, ds))
+    assert wide.high - wide.low > 20.0 * (narrow.high - narrow.low)
+
+
+def test_examples_measured_now_and_then_are_no_jitter():
+    """Holes change which examples a mean is of; examples differ by far more than they change."""
+    rng = np.random.default_rng(10)
+    ds = dpo(rejected=DOWN)
+    holes = ds.copy(deep=True)
+    holes.logp.values[0, 1:-1][rng.random(holes.logp.shape[1:])[1:-1] < 0.2] = np.nan
+    before, after = (effect("preference.margin-grows", [x]) for x in (ds, holes))
+    assert after.high - after.low < 3.0 * (before.high - before.low)
+
+
+@pytest.mark.parametrize("id", ["preference.margin-grows", "supervised.similar-bell"])
+def test_a_run_too_short_to_know_its_jitter_gets_no_verdict(id):
+    short = int(DEFAULT.jitter_evaluations) - 1
+    (ds,) = CASES[id][0]
+    cut = ds.isel(step=np.unique(np.linspace(0, ds.sizes["step"] - 1, short).astype(int)))
+    (one,) = evaluate_on(RUN_CLAIMS[id], {"r": cut}).trials
+    assert one.effect.value > 1.0
+    assert not one.tested
+    assert one.verdict == "undecided"
+    assert "jitter not known (under 8 evaluations" in one.why
+    cell = scoreboard.cell(RunResult(RUN_CLAIMS[id], (one,)))
+    assert scoreboard.words("trend", cell) == "undecided (no interval)"
+
+
+def test_seeds_carry_their_jitter_themselves():
+    rng = np.random.default_rng(11)
+    short = idle(rng, "by probe", m=4, seeds=5)
+    assert effect("preference.chosen-falls", [short]).n == 5
+    chosen = short.logp.sel(probe="chosen").values.mean(-1)
+    e = effect("preference.chosen-falls", [short])
+    assert e.p == pytest.approx(p_value(chosen[:, 0] - chosen[:, -1]))
+    (one,) = evaluate_on(RUN_CLAIMS["preference.chosen-falls"], {"r": short}).trials
+    assert one.tested
+
+
+def test_a_rise_counts_if_it_stands_out_of_the_jitter():
+    """Steps of 1 nat: with a jitter of 0.05 every rise is sure, with one of 1 none is shown or refuted."""
+    rng, line = np.random.default_rng(12), np.arange(16.0)
+
+    def run(sigma):
+        steady = np.tile(line[:, None], (1, N)) + rng.normal(0.0, 0.01, (16, N)) + rng.normal(0.0, sigma, (16, 1))
+        return Curve(steady)
+
+    found = [trial(ranked([c.between(k, k + 1) for k in range(len(c) - 1)])) for c in (run(0.05), run(1.0))]
+    assert found == ["holds", "undecided"]
+
+
+def test_parts_of_other_evaluations_have_no_difference():
+    a, b = Curve(np.zeros((9, 3))), Curve(np.zeros((10, 3)))
+    with pytest.raises(ValueError, match="expected two parts of the same units at the same evaluations"):
+        a.between(0, -1) - b.between(0, -1)
+
+
+def test_runs_are_compared_where_both_were_measured():
+    """The control's probe was not measured at the last evaluation: what the run did after that does not count."""
+    one = dpo(arm="extend", irr_hum=[-90.0, -90.0, -90.0, -50.0])
+    other = dpo(arm="baseline", irr_hum=FLAT)
+    other.logp[0, -3:, 1] = np.nan
+    assert effect("preference.extend-slows-others", [one, other]).value == pytest.approx(40.0 / FILL, abs=0.2)
+
+
 def test_an_interval_is_an_inverted_test():
     """low > 0 exactly if p < 2.5 %, high < 0 exactly if p_below < 2.5 %, also for compound statements."""
     rng, seen = np.random.default_rng(2), set()
@@ -405,7 +585,7 @@ def test_one_verdict_over_runs(verdicts, want):
 def test_hold_raises_with_its_runs_and_numbers():
     with pytest.raises(AssertionError, match=r"expected 'holds', got 'refuted'") as raised:
         claims.hold("preference.margin-grows", runs={"mine": dpo(rejected=UP)})
-    assert "mine: -14.99 nats" in str(raised.value)
+    assert "mine: -15.01 nats" in str(raised.value)
     assert claims.hold("preference.margin-grows", runs={"mine": dpo(rejected=DOWN)}).verdict == "holds"
     assert claims.hold("supervised.shuffled-fall", runs={"mine": dpo(rejected=DOWN)}).verdict == "open"
     with pytest.raises(AssertionError, match=r"got 'not run' \(neither the runs nor recorded"):
@@ -518,12 +698,30 @@ def test_a_record_with_a_gap_is_refused(monkeypatch, tmp_path):
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.parametrize(("dirty", "got"), [(True, "changes that are not committed"), (None, "no checkout")])
+def test_a_record_of_code_that_no_commit_holds_is_refused(monkeypatch, tmp_path, dirty, got):
+    monkeypatch.setattr(published, "find", lambda root: dict.fromkeys(published.RELEASED))
+    monkeypatch.setattr(published, "checkout", lambda: {"commit": None, "dirty": dirty})
+    with pytest.raises(BadInput, match=f"expected the code of a commit for the record to name, got {got}") as raised:
+        scoreboard.record(tmp_path / "out.json")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_evidence_is_of_a_commit():
+    known = published.evidence()
+    assert known["dirty"] is False, f"record it again from a clean tree: {known['command']}"
+    assert len(known["commit"]) == 40
+
+
 def test_the_record_is_written_by_its_command(data, monkeypatch, tmp_path, fresh):
     if not set(published.find(str(data))) >= set(published.RELEASED):
         pytest.skip("not all released logs are there")
     monkeypatch.setenv("TOYLD_DATA", str(data))
+    monkeypatch.setattr(published, "checkout", lambda: {"commit": "1" * 40, "dirty": False})
     scoreboard.record(tmp_path / "out.json")
     made, known = json.loads((tmp_path / "out.json").read_text()), published.evidence()
+    assert (made["commit"], made["dirty"]) == ("1" * 40, False)
     assert {id: r["verdict"] for id, r in made["results"].items()} == {
         id: r["verdict"] for id, r in known["results"].items()
     }
@@ -543,6 +741,16 @@ PUBLISHED = {  # run, claim -> value in nats, from the published tables of these
 def test_the_published_changes_are_reproduced(run, id, fresh):
     (one,) = [t for t in published.outcomes(None)[id].trials if t.runs == (run,)]
     assert one.effect.value == pytest.approx(PUBLISHED[run, id], abs=0.2)
+
+
+def test_a_lurching_run_has_one_verdict_wherever_it_is_cut(data):
+    """Its argmax swings by 10 nats between evaluations: where it stands at the end of 40 says little."""
+    name, id = "pythia410_baseline_dpo_checkbug", "preference.argmax-rises"
+    runs = published.find(str(data))
+    if name not in runs:
+        pytest.skip(f"{name} is not there")
+    cut = [evaluate_on(RUN_CLAIMS[id], {name: runs[name].isel(step=slice(0, 40 - k))}).summary for k in range(6)]
+    assert cut == ["undecided"] * 6
 
 
 def test_the_published_argmax_is_that_of_other_contexts(data):

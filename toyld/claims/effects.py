@@ -4,6 +4,9 @@ The units of a run are its examples, or its seeds where it has several. Examples
 all of them share what happens to an evaluation as a whole: where the mean curve jitters by σ_j from evaluation to
 evaluation, a difference of two evaluations has the variance s²/n + 2σ_j², however many examples were probed. Seeds
 jitter each on its own, so that their spread holds it already.
+
+σ_j is a median, of what most evaluations do. A rare lurch many times as large is not in it and can pass for a change if
+it hits the first or the last evaluation; nor is a slow drift without cause, which is a change of that run.
 """
 
 from __future__ import annotations
@@ -256,5 +259,5 @@ def peaked(curves: Sequence[Curve | Floats], /) -> Effect:
     found = [_bell(curve, len(curves)) for curve in curves]
     p = float(np.max([e.p for e in found]))
     p_below = float(np.minimum(1.0, len(curves) * np.min([e.below for e in found])))
-    ends = [float(np.min([getattr(e, name) for e in found])) for name in ("value", "low", "high")]
-    return Effect(*ends, min(e.n for e in found), p, p_below)
+    value, low, high = (float(np.min([getattr(e, name) for e in found])) for name in ("value", "low", "high"))
+    return Effect(value, low, high, min(e.n for e in found), p, p_below)

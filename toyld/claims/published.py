@@ -209,25 +209,22 @@ def _results(outcome: Mapping[str, RunResult]) -> dict[str, Any]:
     return results
 
 
-def record(path: str | Path, /, *, dirty: bool = False) -> None:
+def record(path: str | Path, /) -> None:
     """Write the effects of all released logs under $TOYLD_DATA to `path`, with what they were computed from.
-
-    `dirty`: record from a tree that no commit describes all the same (for tests; no such record comes with the package).
 
     Raises:
         BadInput: a released log is not there, so that the record would have a gap; or the code is not that of a commit.
     """
     import toyld
 
-    code = checkout()
-    if code["dirty"] is not False and not dirty:
-        got = "no checkout" if code["dirty"] is None else "changes that are not committed (git status)"
-        msg = f"expected the code of a commit, which the record will name, got {got}; commit or stash, then record"
-        raise BadInput(msg)
-    root, started = os.environ.get("TOYLD_DATA"), time.process_time()
+    root, code, started = os.environ.get("TOYLD_DATA"), checkout(), time.process_time()
     if missing := [name for name in RELEASED if name not in find(root)]:
         msg = f"expected all released logs under $TOYLD_DATA/runs/authors, got none of {', '.join(missing)}"
         raise BadInput(msg + "; fetch them from Joshua-Ren/Learning_dynamics_LLM")
+    if code["dirty"] is not False:
+        got = "no checkout" if code["dirty"] is None else "changes that are not committed"
+        msg = f"expected the code of a commit for the record to name, got {got}; commit or stash them (git status)"
+        raise BadInput(msg)
     outcomes.cache_clear()
     made = outcomes(root)
     about = {

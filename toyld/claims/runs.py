@@ -6,7 +6,7 @@ returns None, or the reason why the claim says nothing about them. Its check ret
 
 The units of a run are its examples, or its seeds where it has several: Student's t over them, with what the evaluations
 of the run jitter (`toyld.claims.effects`), says how sure the sign is for this one run, and nothing about other models.
-A mean without its examples has no interval and enters no verdict; nor do examples of a run too short to know its jitter.
+A mean without its examples has no interval and enters no verdict; nor do examples of a run too short for its jitter.
 """
 
 from __future__ import annotations
@@ -133,7 +133,11 @@ def decide(family: Mapping[str, Sequence[Trial]], /) -> dict[str, list[Trial]]:
 
 
 def summary(trials: Sequence[Trial], /) -> Verdict:
-    """One verdict over runs: holds or refuted if in every run tested, conditional if both occur, else undecided."""
+    """One verdict over runs: holds or refuted if in every run tested, conditional if both occur, else undecided.
+
+    >>> summary([])
+    'not run'
+    """
     if not trials:
         return "not run"
     if all(trial.effect is None for trial in trials):

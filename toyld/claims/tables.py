@@ -94,7 +94,9 @@ def beside(ds: xr.Dataset, control: xr.Dataset, pairs: Iterable[tuple[str, str]]
     if common is None:
         msg = "expected two runs with common evaluations and units; the premises say whether they have them"
         raise ValueError(msg)
-    found = _measured_together([_by_unit(x, name, None) for pair in pairs for x, name in zip(common, pair, strict=True)])
+    found = _measured_together(
+        [_by_unit(x, name, None) for pair in pairs for x, name in zip(common, pair, strict=True)]
+    )
     return list(zip(found[::2], found[1::2], strict=True))
 
 
@@ -156,7 +158,7 @@ def needs(
                 return "not measured: argmax along the chosen contexts"
             if bool(below_label(ds.sel(probe=["chosen"])).any()):
                 return "its argmax lies below the label's log-probability: measured along other contexts"
-        if not ds.attrs["has_step0"]:
+        if not ds.attrs["has_step0"] or int(ds.step.values[0]) != 0:
             return "its first evaluation comes after the first update"
         names = [*probes, *(p for p in known if p in group), *([ARGMAX] if argmax else [])]
         if not all(len(a) for a in curves(ds.isel(step=[0]), names).values()):

@@ -93,34 +93,6 @@ class Thresholds:
     spare_points: float = _because(
         2, "values on a line beyond its unknowns where others are called wrong: one more could fit by chance"
     )
-    token_noise: float = _because(
-        0.1,
-        "nats of scoring noise per token, where none was measured: bfloat16 rounds logits from 16 to 32 in steps of 1/8, "
-        "so by 1/16 at most, and the forward pass that made them adds as much; independent from token to token, of "
-        "about one nat each, it leaves this times the root of a response's nats",
-    )
-    unlogged_level: float = _because(
-        1000, "nats of a response where no log-probability was logged: a long one, so that less is called material"
-    )
-    largest_beta: float = _because(
-        1.0, "where beta is not known: training with rewards above a reference uses smaller ones, often 0.01 to 0.5"
-    )
-    printed: float = _because(
-        5e-5, "half a unit of the fourth decimal: trainers log all digits, model cards four; digits that do not print "
-        "because they are zeros must not make a value less exact than that"
-    )
-    near: float = _because(
-        3.0,
-        "times the rounding within which a point counts for the line's last fit: the line before it may be off by the "
-        "rounding at two of its points; what fits is decided afterwards, from bounds without a factor",
-    )
-    precise: float = _because(
-        100, "units of rounding in a reward that tells r = beta log pi from chance: with fewer digits many values agree"
-    )
-    majority: float = _because(0.5, "a line belongs to a log if more than half of the values lie on it")
-    spare_points: float = _because(
-        2, "values on a line beyond its unknowns where others are called wrong: one more could fit by chance"
-    )
     missing_rejected: float = _because(0.1, "without rejected, healthy and rejection are not told apart")
     missing_examples: float = _because(0.2, "means hide mixed populations, and have no intervals")
     missing_floor: float = _because(0.05, "the scoring noise was not measured")

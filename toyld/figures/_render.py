@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from toyld.checkout import checkout
 from toyld.figures._registry import Figure, FigureError, MissingInput, every, select
 from toyld.figures._table import read_table, write_table
 from toyld.files import write_whole
