@@ -13,8 +13,7 @@ from toyld.trajectory.table import ROUNDING32
 __all__ = ["ROUNDING", "Curves", "curves"]
 
 Floats = NDArray[np.float64]
-_EPS32 = float(np.finfo(np.float32).eps)
-ROUNDING = 4.0 * _EPS32  # of a sum computed in float32, relative: where no noise was measured
+ROUNDING = 4.0 * float(np.finfo(np.float32).eps)  # of a sum computed in float32, relative: where no noise was measured
 
 
 @dataclass(frozen=True)
