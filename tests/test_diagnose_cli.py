@@ -197,7 +197,7 @@ BAD = {
         ("ONE", "--html", "/nowhere/at/all.html"),
         "--html: expected a file in an existing folder",
     ),
-    "one file twice": (("ONE", "--json", "/tmp/x", "--html", "/tmp/x"), "--json and --html: expected two files"),
+    "one file twice": (("ONE", "--json", "x.out", "--html", "x.out"), "--json and --html: expected two files"),
     "a negative beta": (("ONE", "--beta", "-0.1"), "--beta: expected a finite number > 0, got -0.1"),
     "a beta that is no number": (("ONE", "--beta", "x"), "--beta: expected a finite number > 0, got 'x'"),
     "an endless beta": (("ONE", "--beta", "inf"), "--beta: expected a finite number > 0"),
