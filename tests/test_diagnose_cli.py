@@ -210,7 +210,7 @@ def test_bad_arguments_are_one_line_before_any_work(capsys, monkeypatch, runs, n
     def work(path):
         pytest.fail("read before the arguments were checked")
 
-    monkeypatch.setattr(command, "read_all", work)
+    monkeypatch.setattr(command, "read_run", work)
     arguments, expected = BAD[name]
     code, out, err = toyld(capsys, *(runs[0] if a == "ONE" else a for a in arguments))
     assert (code, out) == (2, "")

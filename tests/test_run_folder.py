@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -239,7 +240,7 @@ def test_the_commit_is_that_of_the_checkout_where_there_is_one(monkeypatch, tmp_
         return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True).stdout.strip()
 
     assert module._origin().get("commit") == (git("rev-parse", "HEAD") if git("ls-files", "__init__.py") else None)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "folder.py"))
+    monkeypatch.setattr(sys.modules["toyld.checkout"], "__file__", str(tmp_path / "checkout.py"))
     assert "commit" not in module._origin()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "commit" not in module._origin()

@@ -128,7 +128,7 @@ def turning_points(c: Curves, /, *, seed: int = 0, thresholds: Thresholds = DEFA
     >>> from toyld.trajectory import trajectory
     >>> logp = -50.0 + np.array([0.0, 5.0, 9.0, 2.0])[:, None] + np.linspace(-0.1, 0.1, 8) * [[0.0], [1], [2], [3]]
     >>> run = trajectory({"logp": logp[None, :, None]}, step=range(4), probe=["chosen"], example=list("abcdefgh"))
-    >>> from toyld.diagnosis.curves import ROUNDING, curves
+    >>> from toyld.diagnosis.curves import curves
     >>> turns = turning_points(curves(run))["chosen"]
     >>> turns["shape"], turns["peak"]["step"], turns["peak"]["value"]
     ('bell', 2, -41.0)
@@ -157,7 +157,7 @@ def collapse_at(c: Curves, /, *, thresholds: Thresholds = DEFAULT) -> int | None
 
     >>> from toyld.trajectory import trajectory
     >>> run = {"logp": [[[[-60.0]], [[-70.0]]]], "argmax_logp": [[[[-40.0]], [[-19.0]]]]}
-    >>> from toyld.diagnosis.curves import ROUNDING, curves
+    >>> from toyld.diagnosis.curves import curves
     >>> collapse_at(curves(trajectory(run, step=[0, 10], probe=["chosen"])))
     1
     """
@@ -199,7 +199,7 @@ def early_warning(
     >>> from toyld.trajectory import trajectory
     >>> table = {"logp": [[[[-60.0]], [[-70.0]], [[-75.0]], [[-80.0]]]]}
     >>> table["argmax_logp"] = [[[[-40.0]], [[-35.0]], [[-25.0]], [[-15.0]]]]
-    >>> from toyld.diagnosis.curves import ROUNDING, curves
+    >>> from toyld.diagnosis.curves import curves
     >>> c = curves(trajectory(table, step=[0, 5, 10, 15], probe=["chosen"]))
     >>> found = early_warning(c, ["not-learning", "squeezing", "squeezing", "squeezing"])
     >>> found["step"], found["collapse_step"], found["lead_evaluations"]

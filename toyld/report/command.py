@@ -19,7 +19,7 @@ from toyld.files import write_whole
 from toyld.report._words import Entry, clean
 from toyld.report.page import html
 from toyld.report.terminal import printout
-from toyld.trajectory import locate, read, read_all
+from toyld.trajectory import locate, read, read_run
 from toyld.trajectory._sniff import sniff
 
 __all__ = ["EMPTY", "run", "runs_as_json"]
@@ -106,15 +106,15 @@ def _read(path: str, control: xr.Dataset | None = None, beta: float | None = Non
     """Every run of one path with its verdict, or the one line why not."""
     entries: list[Entry] = []
     try:
-        found = [str(run) for run in locate(path)]
-        runs = [path] if len(found) == 1 else found
+        runs = locate(path)
     except (BadInput, OSError) as bad:
         return [(path, _line(bad))]
     for run in runs:
+        name = path if len(runs) == 1 else str(run)
         try:
-            entries += [(run, ds, _diagnose(ds, control, beta)) for ds in read_all(run)]
+            entries += [(name, ds, _diagnose(ds, control, beta)) for ds in read_run(run)]
         except (BadInput, OSError) as bad:
-            entries.append((run, _line(bad)))
+            entries.append((name, _line(bad)))
     return entries
 
 

@@ -51,6 +51,7 @@ __all__ = [
     "read_all",
     "read_authors",
     "read_folder",
+    "read_run",
     "read_trl",
     "save",
     "to_csv",
@@ -118,10 +119,22 @@ def read_all(path: str | Path, /) -> list[xr.Dataset]:
     >>> [ds.loss.values.tolist() for ds in read_all(path)]
     [[[1.0]]]
     """
-    return [ds for run in locate(path) for ds in _read_one(run)]
+    return [ds for run in locate(path) for ds in read_run(run)]
 
 
-def _read_one(path: Path) -> list[xr.Dataset]:
+def read_run(path: str | Path, /) -> list[xr.Dataset]:
+    """Every stage of the one run that stands at a path, as `locate` gives it.
+
+    Raises:
+        TrajectoryError: no run there, or one that cannot be read without guessing.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "any.name"
+    >>> save(trajectory({"loss": [[1.0]]}, step=[0], probe=["chosen"]), path)
+    >>> len(read_run(path))
+    1
+    """
+    path = Path(path)
     if path.is_dir():
         kinds = find(path)
         if "netcdf" in kinds or "run" in kinds:
@@ -158,7 +171,7 @@ def read(path: str | Path, /) -> xr.Dataset:
     if len(places) != 1:
         names = ", ".join(str(place.relative_to(path)) for place in places) or "none"
         fail("a path with one run", f"{path.name} with {len(places)} ({names})", "name one of them, or use read_all")
-    runs = _read_one(places[0])
+    runs = read_run(places[0])
     if len(runs) != 1:
         names = ", ".join(f"{ds.attrs['stage']}-{ds.attrs['arm']}" for ds in runs)
         fail("a path with one stage of one arm", f"{path.name} with {len(runs)} ({names})", "use read_all")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 import xarray as xr
 
 from toyld.checked import TrajectoryError, fail
+from toyld.checkout import checkout
 from toyld.trajectory._sniff import find
 from toyld.trajectory.combine import _join, _note_repeats, concat
 from toyld.trajectory.storage import _write, load, save
@@ -273,14 +273,5 @@ def _origin() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")
-        commit = git("rev-parse", "HEAD").strip()
-    except (OSError, subprocess.CalledProcessError):
-        return {"versions": versions}
-    return {"versions": versions, "commit": commit}
+    commit = checkout()["commit"]
+    return {"versions": versions} if commit is None else {"versions": versions, "commit": commit}
