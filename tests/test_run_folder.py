@@ -114,10 +114,16 @@ def ended(child, out):
 
 
 @forks
-def test_killed_at_50_random_moments_it_opens_and_resumes_to_the_same_bytes(tmp_path, whole):
-    cpu, start = time.process_time(), time.perf_counter()
-    work(tmp_path / "timed")
-    duration = time.perf_counter() - start
+def test_killed_at_50_random_moments_it_opens_and_resumes_to_the_same_bytes(tmp_path, whole, monkeypatch):
+    origin = module._origin()
+    monkeypatch.setattr(module, "_origin", lambda: origin)  # asking git takes longer than all the writing
+    cpu = time.process_time()
+    durations = []
+    for i in range(5):  # as the children take it, not as this process does
+        start = time.perf_counter()
+        ended(*forked(lambda report, path=tmp_path / f"timed-{i}": work(path, report)))
+        durations.append(time.perf_counter() - start)
+    duration = sorted(durations)[2]
     wanted = read_folder(whole)
     moments = random.Random(0)
     found = []
