@@ -219,6 +219,16 @@ _ALL = (
         note="a prefix of what is taught: its log-probability is part of chosen's",
     ),
     ResponseKind(
+        "test_chosen",
+        "",
+        "IF",
+        "untaught",
+        "the right answer to a test prompt, given that prompt",
+        "chosen of a row of the test set behind its own prompt, where irr_test stands behind a training prompt",
+        "test set",
+        released=False,
+    ),
+    ResponseKind(
         "sampled",
         "",
         "IF",

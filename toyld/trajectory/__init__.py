@@ -17,6 +17,7 @@ from toyld.trajectory._sniff import find, sniff
 from toyld.trajectory.authors import read_authors
 from toyld.trajectory.combine import compare, concat
 from toyld.trajectory.folder import RunFolder, read_folder
+from toyld.trajectory.matched import at_margin, margin
 from toyld.trajectory.storage import load, save, to_csv
 from toyld.trajectory.table import (
     DIMS,
@@ -41,11 +42,13 @@ __all__ = [
     "TrajectoryError",
     "Variable",
     "add_note",
+    "at_margin",
     "below_label",
     "compare",
     "concat",
     "load",
     "locate",
+    "margin",
     "notes",
     "read",
     "read_all",
