@@ -62,6 +62,7 @@ def run_claim(
     why: str,
     takes: Literal["run", "control", "all"] = "run",
     instead: str | None = None,
+    rungs: tuple[str, ...] = ("published",),
 ) -> Callable[[Callable[..., Effect]], RunClaim]:
     """Decorator: the function below is the check of this run claim; `why` says what `expect` rests on."""
 
@@ -70,7 +71,7 @@ def run_claim(
             msg = f"claim id {id!r} is taken; expected a new one"
             raise ValueError(msg)
         one = RunClaim(
-            id, statement, source, "trend", check, premises, expect, "run", ("published",), why, instead=instead,
+            id, statement, source, "trend", check, premises, expect, "run", rungs, why, instead=instead,
             takes=takes,
         )  # fmt: skip
         registry[id] = one
