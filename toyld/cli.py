@@ -83,12 +83,12 @@ def claims(
     print(f"seed {seed}, {examples} examples a claim")
     if json is not None:
         _write_json(json, {"schema": scoreboard.SCHEMA, "seed": seed, "examples": examples, "claims": rows})
-    surprises = [r for r in rows if r["verdict"] not in (r["expect"], "not run")]
-    for r in surprises:
-        why = "; ".join(c["why"] for c in r["cells"].values() if c.get("why"))
-        line = f"{r['id']}: expected {r['expect']}, got {r['verdict']} ({why})"
-        if r["verdict"] == "refuted":  # show the simplest case that breaks it
-            line = surprise(evaluate(select([r["id"]])[0], examples=examples, seed=seed))
+    surprises = [(r, at, got) for r in rows for at, got in scoreboard.surprises(r)]
+    for r, at, got in surprises:
+        found = r["cells"][at]
+        line = f"{r['id']} at rung {at}: expected {found['expect']}, got {got} ({found.get('why')})"
+        if got == "refuted":  # show the simplest case that breaks it
+            line = surprise(evaluate(select([r["id"]])[0], examples=examples, seed=seed, rung=at))
         print(line, file=sys.stderr)
     return 1 if surprises else 0
 
@@ -313,9 +313,14 @@ def _write_json(path: Path, value: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `toyld`."""
-    app = tyro.extras.SubcommandApp()
-    for command in (claims, diagnose, figures, objectives, probe, step):
+    from toyld.cli_run import contexts
+
+    app, worlds = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
+    worlds.command(contexts)
+    for command in (claims, diagnose, figures, objectives, probe):
         app.command(command)
+    app.command(worlds, name="run", help="Fine-tune a world of this package, into a folder that can be diagnosed.")
+    app.command(step)
     sys.exit(
         guard(
             lambda: app.cli(prog="toyld", args=arguments, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))

@@ -2,7 +2,9 @@
 
 `SERVES` is the only table from rung to world; a world is imported when its rung is asked for. A claim on a rung that
 nothing serves yet reads *not run*. All run claims of a rung are one family of tests (`toyld.claims.runs.decide`), so a
-cell does not depend on which claims were asked for.
+cell does not depend on which claims were asked for. A run claim may be expected to come out differently from rung to
+rung; the board is as expected where every cell that was computed is. A cell of `contexts` is computed now, in small
+worlds, and carries what was recorded of larger ones (`paper`), which decides nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +18,19 @@ if TYPE_CHECKING:
 
     from toyld.claims import Claim, Result, RunResult
 
-__all__ = ["RUNGS", "SCHEMA", "SERVES", "cell", "record", "row", "score", "table", "words"]
+__all__ = [
+    "RUNGS",
+    "SCHEMA",
+    "SERVES",
+    "cell",
+    "record",
+    "record_contexts",
+    "row",
+    "score",
+    "surprises",
+    "table",
+    "words",
+]
 
 SCHEMA = 1
 RUNGS = ("softmax", "contexts", "digits", "tiny", "llm", "published")
@@ -29,14 +43,25 @@ def _softmax(claim: Claim, examples: int, seed: int) -> Result | RunResult:
     return evaluate(claim, examples=examples, seed=seed)
 
 
+def _contexts(claim: Claim, examples: int, seed: int) -> Result | RunResult:
+    from toyld.claims import evaluate
+
+    return evaluate(claim, examples=examples, seed=seed, rung="contexts")
+
+
 def _published(claim: Claim, examples: int, seed: int) -> RunResult:
     from toyld.claims import published
 
     return published.current(claim)
 
 
-# rung -> (claim, examples, seed) -> Result, or RunResult (logs draw nothing: examples and seed do not count there)
-SERVES: dict[str, Callable[[Any, int, int], Any]] = {"softmax": _softmax, "published": _published}
+# rung -> (claim, examples, seed) -> Result, or RunResult (runs have seeds of their own, logs draw nothing: examples and
+# seed do not count there)
+SERVES: dict[str, Callable[[Any, int, int], Any]] = {
+    "softmax": _softmax,
+    "contexts": _contexts,
+    "published": _published,
+}
 
 
 def _number(x: float | None) -> float | None:
@@ -66,7 +91,21 @@ def _run_cell(result: RunResult) -> dict[str, Any]:
         "runs": runs,
         "why": result.why or None,
         "recorded": None if result.recorded is None else dict(result.recorded),
+        **({} if result.rung != "contexts" else _paper(result.claim)),
     }
+
+
+def _paper(claim: Claim) -> dict[str, Any]:
+    """What was recorded of a claim at paper size; nothing where nothing was."""
+    from toyld.claims import recorded
+
+    found = recorded.paper(claim)
+    if found is None or found.recorded is None:
+        return {}
+    e = found.effect
+    span = {name: None if e is None else _number(getattr(e, name)) for name in ("value", "low", "high", "n")}
+    told = {"verdict": found.summary, "effect": span.pop("value"), **span, "recorded": dict(found.recorded)}
+    return {"paper": told}
 
 
 def cell(result: Result | RunResult, /) -> dict[str, Any]:
@@ -86,36 +125,56 @@ def cell(result: Result | RunResult, /) -> dict[str, Any]:
     }
 
 
-def _own(cells: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """The cell that speaks for a claim, and the verdict in the words of `expect`.
+def _own(cells: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """The rung that speaks for a claim, and its verdict in the words of `expect`.
 
-    A step claim: its lowest rung. A run claim: the lowest rung with a verdict; where none has one, *open* if a rung was
-    tried (undecided and not applicable are both open), else *not run*.
+    A step claim: its lowest rung. A run claim: the lowest rung with a verdict; where none has one, the lowest that was
+    tried, with *open* (undecided and not applicable are both open), else *not run*.
     """
     order = sorted(cells, key=RUNGS.index)
-    lowest = cells[order[0]]
-    if "runs" not in lowest:
-        return lowest, lowest["verdict"]
+    if "runs" not in cells[order[0]]:
+        return order[0], cells[order[0]]["verdict"]
     for rung in order:
         if cells[rung]["verdict"] in ("holds", "refuted", "conditional"):
-            return cells[rung], cells[rung]["verdict"]
-    tried = any(cells[rung]["verdict"] != "not run" for rung in order)
-    return lowest, "open" if tried else "not run"
+            return rung, cells[rung]["verdict"]
+    tried = [rung for rung in order if cells[rung]["verdict"] != "not run"]
+    return (tried[0], "open") if tried else (order[0], "not run")
+
+
+def surprises(row: dict[str, Any], /) -> list[tuple[str, str]]:
+    """(rung, verdict in the words of `expect`) of every cell that was computed and is not as expected.
+
+    >>> found = {"verdict": "undecided", "runs": [], "expect": "holds"}
+    >>> surprises({"cells": {"contexts": found, "llm": NOT_RUN | {"expect": "open"}}})
+    [('contexts', 'open')]
+    """
+    found = []
+    for rung, one in row["cells"].items():
+        got = "open" if "runs" in one and one["verdict"] in ("undecided", "not applicable") else one["verdict"]
+        if got not in (one["expect"], "not run"):
+            found.append((rung, got))
+    return found
 
 
 def row(claim: Claim, cells: dict[str, dict[str, Any]], /) -> dict[str, Any]:
-    """One claim with its cells; its own verdict and cases are those of its lowest rung (that gives a verdict)."""
+    """One claim with its cells; its own verdict and cases are those of its lowest rung (that gives a verdict).
+
+    `expect` of the row is about that verdict, `expect` of a cell about that cell.
+    """
+    from toyld.claims import RunClaim
+
     speaks, verdict = _own(cells)
+    wanted = {at: claim.expected(at) if isinstance(claim, RunClaim) else claim.expect for at in cells}
     return {
         "id": claim.id,
         "statement": claim.statement,
         "source": claim.source,
         "kind": claim.kind,
-        "expect": claim.expect,
+        "expect": wanted[speaks],
         "verdict": verdict,
-        "cases": speaks.get("cases"),
+        "cases": cells[speaks].get("cases"),
         "instead": claim.instead,
-        "cells": cells,
+        "cells": {at: {**one, "expect": wanted[at]} for at, one in cells.items()},
     }
 
 
@@ -130,11 +189,14 @@ def score(
         BadInput: an unknown rung, or no claim that lives there.
     """
     from toyld.checked import BadInput
+    from toyld.claims import RunClaim, recorded
 
     if rung is not None and rung not in RUNGS:
         msg = f"expected a rung out of {', '.join(RUNGS)}, got {rung!r}"
         raise BadInput(msg)
     chosen = [c for c in claims if rung is None or rung in c.rungs]
+    if rung in (None, "contexts") and any(isinstance(c, RunClaim) for c in chosen):
+        recorded.packaged()  # a damaged file is bad input, not a broken check
     if not chosen:
         msg = f"expected claims at rung {rung!r}, got none of those chosen; leave --rung out to see where they live"
         raise BadInput(msg)
@@ -159,7 +221,8 @@ def words(kind: str, cell: dict[str, Any], /) -> str:
     if verdict == "not run":
         return verdict
     if "runs" in cell:
-        return _run_words(cell)
+        other = cell.get("paper", cell)["verdict"]
+        return _run_words(cell) + (f" (paper size: {other})" if other != verdict else "")
     cases = f"{cell['cases']:,}"
     if verdict == "holds" and kind in ("theorem", "identity"):
         return f"proved ({cases} cases survived)"
@@ -198,6 +261,17 @@ def record(path: str | Path, /) -> None:
     published.record(path)
 
 
+def record_contexts(folder: str | Path, /, *, only: Iterable[str] = ()) -> None:
+    """Write the run claims' evidence at paper size, `contexts-EXPERIMENT.json` for each experiment (all by default).
+
+    Raises:
+        BadInput: not a folder, an unknown experiment, or tracked files that differ from their commit.
+    """
+    from toyld.claims import recorded
+
+    recorded.record(folder, only=only)
+
+
 def table(rows: Iterable[dict[str, Any]], /) -> Table:
     """The board for a terminal: one line a claim, unexpected verdicts in red."""
     from rich.markup import escape
@@ -205,7 +279,7 @@ def table(rows: Iterable[dict[str, Any]], /) -> Table:
 
     rows = list(rows)
     rungs = [r for r in RUNGS if any(r in one["cells"] for one in rows)]
-    good = sum(one["verdict"] == one["expect"] for one in rows)
+    good = sum(one["verdict"] == one["expect"] and not surprises(one) for one in rows)
     verdicts = ("holds", "conditional", "refuted", "open", "undecided", "not run")
     counts = {v: sum(one["verdict"] == v for one in rows) for v in verdicts}
     out = Table(
@@ -220,7 +294,7 @@ def table(rows: Iterable[dict[str, Any]], /) -> Table:
     for r in rungs:
         out.add_column(r, no_wrap=True)
     for one in rows:
-        style = None if one["verdict"] == one["expect"] else "bold red"
+        style = None if one["verdict"] == one["expect"] and not surprises(one) else "bold red"
         cells = [words(one["kind"], one["cells"][r]) if r in one["cells"] else "" for r in rungs]
         out.add_row(escape(one["id"]), one["kind"], *map(escape, cells), style=style)
     return out

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,20 @@ from hypothesis import strategies as st
 
 from toyld import claims, scoreboard
 from toyld.checked import BadInput
-from toyld.claims import effects, preference, published
+from toyld.claims import closed_form, effects, preference, published
 from toyld.claims.effects import DIFFERENCES_A_DEGREE, Curve, Effect, peaked, ranked
 from toyld.claims.runs import ALPHA, RunClaim, RunResult, Trial, decide, evaluate_on, summary, try_on
 from toyld.diagnosis.resample import jitter, p_value
 from toyld.diagnosis.thresholds import DEFAULT
 from toyld.trajectory import read_authors, trajectory
 
-RUN_CLAIMS = {id: c for id, c in claims.every().items() if isinstance(c, RunClaim)}
+# Those on the paper's stages; the other experiments' have their controls beside their own tests.
+RUN_CLAIMS = {
+    id: c
+    for id, c in claims.every().items()
+    if isinstance(c, RunClaim) and c.check.__module__.split(".")[-1] in ("supervised", "preference", "extend_runs")
+}
+ON_LOGS = {id: c for id, c in RUN_CLAIMS.items() if "published" in c.rungs}
 N = 24
 
 
@@ -60,6 +67,15 @@ def table(stage, means, argmax=None, *, arm="unknown", seeds=1, n=N, times=None,
 UP, DOWN, FLAT = [-90.0, -85.0, -80.0, -75.0], [-90.0, -95.0, -100.0, -105.0], [-90.0] * 4
 BELL, FAR = [-90.0, -80.0, -82.0, -95.0], [-90.0, -110.0, -130.0, -150.0]
 TOP_UP, TOP_DOWN = [-50.0, -45.0, -40.0, -35.0], [-50.0, -52.0, -54.0, -56.0]
+
+
+SLOW_UP = [-90.0, -88.0, -86.0, -84.0]
+
+
+def after(updates, passes, *, arm="baseline", seeds=1, argmax=TOP_UP, **means):
+    """DPO after SFT of so many updates and passes; the margin grows by 60 nats unless `rejected` says otherwise."""
+    attrs = {"sft_updates": updates, "sft_passes": passes, "seeds": seeds}
+    return dpo(argmax, arm=arm, attrs=attrs, **{"rejected": FAR, **means})
 
 
 def sft(argmax=None, **means):
@@ -119,6 +135,26 @@ CASES = {
         [sft_of("a", irr_train=UP), sft_of("b", irr_train=DOWN)],
         ([sft_of("a"), sft_of("a")], "SFT runs of 1 known model"),
     ),
+    "supervised.closer-rises-more": (
+        [sft(chosen_gptsemantic=SLOW_UP, chosen_gptformat=FLAT)],
+        [sft(chosen_gptsemantic=FLAT, chosen_gptformat=SLOW_UP)],
+        ([sft(chosen_gptsemantic=UP)], "not measured: chosen_gptformat"),
+    ),
+    "supervised.form-twin-bell": (
+        [sft(chosen_gptformat=BELL)],
+        [sft(chosen_gptformat=UP)],
+        ([sft(chosen_gptsemantic=BELL)], "not measured: chosen_gptformat"),
+    ),
+    "supervised.taught-words-outlast": (
+        [sft(random_permute=UP, random_nonhum=FLAT)],
+        [sft(random_permute=DOWN, random_nonhum=FLAT)],
+        ([table("sft", {"random_permute": UP, "random_nonhum": FLAT}, arm="extend")], "its arm is extend"),
+    ),
+    "supervised.answers-everywhere": (
+        [sft_of("a", irr_train=UP, random_permute=UP), sft_of("b", irr_train=UP, irr_test=FLAT), dpo()],
+        [sft_of("a", irr_train=UP), sft_of("b", irr_train=SLOW_UP, irr_test=UP)],
+        ([sft_of("a"), table("sft", {"chosen": UP}, arm="extend", model="b")], "SFT runs of 1 known model"),
+    ),
     "preference.observed-fall": (
         [dpo(**dict.fromkeys(OBSERVED, DOWN))],  # chosen is the one that does not
         [dpo(**dict.fromkeys(OBSERVED, DOWN) | {"irr_test": UP, "rejected": UP})],
@@ -146,10 +182,15 @@ CASES = {
         [table("dpo", {"chosen": UP})],
         ([table("unknown", {"chosen": DOWN})], "its stage is not recorded: state it"),
     ),
+    "preference.gap-widens": (
+        [table("dpo", {"chosen": DOWN}, TOP_DOWN)],
+        [table("dpo", {"chosen": UP}, TOP_DOWN)],
+        ([dpo(TOP_UP, arm="on-policy")], "its arm is on-policy; the claim is about baseline"),
+    ),
     "preference.longer-sft-squeezes-more": (
         [dpo(TOP_UP, attrs={"sft_examples": 40000}), dpo(TOP_DOWN, attrs={"sft_examples": 10000})],
         [dpo(TOP_DOWN, attrs={"sft_examples": 40000}), dpo(TOP_UP, attrs={"sft_examples": 10000})],
-        ([dpo(TOP_UP), dpo(TOP_DOWN)], "how long SFT lasted before is not recorded"),
+        ([after(10, 10, argmax=TOP_UP), after(20, 20)], "the SFT before it was not the longer one"),
     ),
     "preference.extend-slows-others": (
         [dpo(arm="extend", rejected=FAR, irr_hum=DOWN), dpo(arm="baseline", rejected=DOWN, irr_hum=FAR)],
@@ -168,6 +209,72 @@ CASES = {
             [dpo(TOP_UP, arm="extend", attrs={"model": "a"}), dpo(TOP_UP, arm="baseline", attrs={"model": "b"})],
             "models",
         ),
+    ),
+    **{
+        f"preference.extend-slows-others-at-equal-{clock}": (
+            [after(*long, arm="extend", irr_hum=DOWN), after(20, 20, irr_hum=FAR)],
+            [after(*long, arm="extend", irr_hum=FAR), after(20, 20, irr_hum=DOWN)],
+            (
+                [after(*short, arm="extend", irr_hum=DOWN), after(20, 20, irr_hum=FAR)],
+                f"not equally long: {why} {clock}",
+            ),
+        )
+        for clock, long, short, why in (
+            ("updates", (20, 10), (40, 20), "40 and 20"),
+            ("passes", (40, 20), (20, 10), "10 and 20"),
+        )
+    },
+    "preference.extend-slows-others-at-equal-margin": (
+        [after(40, 20, arm="extend", seeds=N, irr_hum=DOWN), after(20, 20, seeds=N, irr_hum=FAR)],
+        [after(40, 20, arm="extend", seeds=N, irr_hum=FAR), after(20, 20, seeds=N, irr_hum=DOWN)],
+        ([after(20, 20, arm="on-policy"), after(20, 20)], "its arm is on-policy; the claim is about extend"),
+    ),
+    **{
+        f"preference.extend-spares-chosen-at-equal-{clock}": (
+            [after(*long, arm="extend", chosen=UP), after(20, 20, chosen=FLAT)],
+            [after(*long, arm="extend", chosen=DOWN), after(20, 20, chosen=FLAT)],
+            ([dpo(TOP_UP, arm="extend", rejected=FAR), after(20, 20)], "how long SFT lasted before is not recorded"),
+        )
+        for clock, long in (("updates", (20, 10)), ("passes", (40, 20)))
+    },
+    "preference.extend-spares-chosen-at-equal-margin": (
+        [after(40, 20, arm="extend", seeds=N, chosen=UP), after(20, 20, seeds=N, chosen=FLAT)],
+        [after(40, 20, arm="extend", seeds=N, chosen=DOWN), after(20, 20, seeds=N, chosen=FLAT)],
+        ([after(40, 20, arm="extend"), after(40, 20, arm="extend")], "its arm is extend; the claim is about baseline"),
+    ),
+    **{
+        f"preference.extend-slows-argmax-early-at-equal-{clock}": (
+            [after(*long, arm="extend", argmax=[-50.0, -49.0, -30.0, -10.0]), after(20, 20)],
+            [after(*long, arm="extend", argmax=[-50.0, -30.0, -40.0, -50.0]), after(20, 20)],
+            ([after(*long, arm="extend"), after(30, 30)], "not equally long"),
+        )
+        for clock, long in (("updates", (20, 10)), ("passes", (40, 20)))
+    },
+    **{
+        f"preference.extend-lowers-total-argmax-at-equal-{clock}": (
+            [after(*long, arm="extend", argmax=[-50.0, -30.0, -35.0, -45.0]), after(20, 20)],
+            [after(*long, arm="extend", argmax=[-50.0, -49.0, -30.0, -10.0]), after(20, 20)],
+            (
+                [after(*long, arm="extend", argmax=None), after(20, 20)],
+                "not measured: argmax along the chosen contexts",
+            ),
+        )
+        for clock, long in (("updates", (20, 10)), ("passes", (40, 20)))
+    },
+    "preference.own-answers-spare-chosen": (
+        [after(20, 20, arm="on-policy", seeds=N, chosen=UP), after(20, 20, seeds=N)],
+        [after(20, 20, arm="on-policy", seeds=N, chosen=DOWN), after(20, 20, seeds=N)],
+        ([after(20, 20, arm="on-policy"), after(10, 10)], "not equally long: 20 and 10 updates"),
+    ),
+    "preference.own-answers-spare-others": (
+        [after(20, 20, arm="on-policy", seeds=N, irr_hum=DOWN), after(20, 20, seeds=N, irr_hum=FAR)],
+        [after(20, 20, arm="on-policy", seeds=N, irr_hum=FAR), after(20, 20, seeds=N, irr_hum=DOWN)],
+        ([after(20, 20), after(20, 20)], "its arm is baseline; the claim is about on-policy"),
+    ),
+    "preference.own-answers-slow-argmax": (
+        [after(20, 20, arm="on-policy", seeds=N, argmax=TOP_DOWN), after(20, 20, seeds=N)],
+        [after(20, 20, arm="on-policy", seeds=N), after(20, 20, seeds=N, argmax=TOP_DOWN)],
+        ([after(0, 0, arm="on-policy"), after(0, 0)], "not equally long: 0 and 0 updates"),
     ),
     "preference.argmax-as-published": (
         [at_the_checkpoint(-113.2, -62.8)],
@@ -374,7 +481,7 @@ PROBES = ("chosen", *OBSERVED, "chosen_gptsemantic", "reject_gptsemantic", "irr_
 M = 12  # evaluations
 
 
-def idle(rng, shared, *, stage="dpo", arm="unknown", m=M, seeds=1):
+def idle(rng, shared, *, stage="dpo", arm="baseline", m=M, seeds=1):
     """A run in which nothing changes but by noise: of single examples, of an evaluation by probe, or of all probes."""
 
     def noise(probes):
@@ -390,20 +497,20 @@ def idle(rng, shared, *, stage="dpo", arm="unknown", m=M, seeds=1):
     variables = {"logp": -90.0 + level + noise(PROBES) + both, "argmax_logp": top}
     return trajectory(
         variables, step=list(range(m)), examples_seen=list(range(m)), probe=list(PROBES), seed=range(seeds),
-        stage=stage, arm=arm, example=[f"e{i}" for i in range(N)], attrs={},
+        stage=stage, arm=arm, example=[f"e{i}" for i in range(N)], attrs={"sft_updates": 9, "sft_passes": 9},
     )  # fmt: skip
 
 
 def idle_runs(rng, shared):
-    runs = {"sft": idle(rng, shared, stage="sft", arm="extend")}
-    return runs | {arm: idle(rng, shared, arm=arm) for arm in ("extend", "baseline")}
+    runs = {f"sft {arm}": idle(rng, shared, stage="sft", arm=arm) for arm in ("extend", "baseline")}
+    return runs | {arm: idle(rng, shared, arm=arm) for arm in ("extend", "baseline", "unknown")}
 
 
 @pytest.fixture(scope="module")
 def applies():
     """Which claims apply to which of the idle runs: the same for all of them, and premises take long."""
     runs = idle_runs(np.random.default_rng(0), "not at all")
-    trials = {id: try_on(one, runs) for id, one in RUN_CLAIMS.items()}
+    trials = {id: try_on(one, runs) for id, one in ON_LOGS.items()}
     found = [(id, trial.runs) for id, ts in trials.items() for trial in ts if trial.tested]
     assert len(found) >= 20
     return found
@@ -582,12 +689,88 @@ def test_one_verdict_over_runs(verdicts, want):
     assert summary([refused]) == "not applicable"
 
 
+def test_a_claim_is_tried_on_the_tables_of_its_experiment_and_on_logs():
+    one = RUN_CLAIMS["preference.margin-grows"]
+    runs = {"log": dpo(rejected=DOWN), "ours": dpo(rejected=DOWN, attrs={"experiment": "stages"})}
+    runs["theirs"] = dpo(rejected=UP, attrs={"experiment": "remedies"})
+    assert [t.runs for t in evaluate_on(one, runs).trials] == [("log",), ("ours",)]
+    assert evaluate_on(replace(one, experiment=None), runs).summary == "conditional"
+    assert evaluate_on(one, {"theirs": runs["theirs"]}).verdict == "not run"
+
+
+def test_pairs_that_do_not_fit_are_refused_before_anything_is_read(monkeypatch):
+    """Of thirty tables there are 870 ordered pairs."""
+
+    def read(*args):
+        raise RuntimeError
+
+    monkeypatch.setattr("toyld.claims.tables.measured", read)
+    monkeypatch.setattr("toyld.claims.tables.curves", read)
+    pairs = {id: one for id, one in RUN_CLAIMS.items() if one.takes == "control"}
+    assert len(pairs) >= 15
+    for id, one in pairs.items():
+        assert one.premises(sft(), dpo()) == "a run of stage sft; the claim is about dpo", id
+    with pytest.raises(RuntimeError):
+        RUN_CLAIMS["preference.extend-slows-others"].premises(after(9, 9, arm="extend", irr_hum=UP), after(9, 9))
+
+
+def test_the_closed_form_rung_is_one_family_and_survives_a_broken_check(monkeypatch):
+    """Without the cache, which holds the real one."""
+    broken, seen = "preference.chosen-falls", []
+
+    def fails(*tables):
+        raise ZeroDivisionError
+
+    def family(trials):
+        seen.append(set(trials))
+        return decide(trials)
+
+    runs = {"r": dpo(TOP_UP, rejected=DOWN, attrs={"seeds": 3})}
+    monkeypatch.setattr(closed_form.experiments, "tables", lambda: runs)
+    monkeypatch.setattr(closed_form, "decide", family)
+    monkeypatch.setitem(claims.registry, broken, replace(RUN_CLAIMS[broken], check=fails))
+    make = closed_form._family.__wrapped__
+    found, errors = make()
+    whole = {id for id, c in claims.every().items() if isinstance(c, RunClaim) and "contexts" in c.rungs}
+    assert seen == [whole - {broken}]
+    assert set(RUN_CLAIMS) - set(ON_LOGS) < whole
+    assert {result.rung for result in found.values()} == {"contexts"}
+    assert found["preference.margin-grows"].verdict == "holds"
+    monkeypatch.setattr(closed_form, "_family", lambda: (found, errors))
+    with pytest.raises(ZeroDivisionError):
+        claims.evaluate(RUN_CLAIMS[broken], rung="contexts")
+    (row,) = scoreboard.score([RUN_CLAIMS[broken]], rung="contexts")
+    assert "ZeroDivisionError" in row["cells"]["contexts"]["why"]
+    assert scoreboard.surprises(row) == [("contexts", "undecided")]
+
+
+def test_something_else_may_be_expected_at_another_rung():
+    one = RUN_CLAIMS["preference.argmax-rises"]
+    assert (one.expect, one.expected("contexts"), one.expected("published"), one.expected(None)) == (
+        "holds", "holds", "open", "holds",
+    )  # fmt: skip
+    assert "another, which jitters by 4" in one.because("published")
+    assert one.because("contexts") == one.proof
+    trials = tuple(evaluate_on(one, {"r": dpo([-50.0, -50.01, -50.0, -49.99])}).trials)
+    assert [RunResult(one, trials, rung=at).as_expected for at in ("contexts", "published")] == [False, True]
+
+
+def test_what_is_asserted_of_a_claim_is_what_its_lowest_rung_with_a_verdict_gives():
+    for id, one in RUN_CLAIMS.items():
+        assert set(one.elsewhere) <= set(one.rungs), id
+        assert list(one.rungs) == sorted(one.rungs, key=scoreboard.RUNGS.index), id
+        each = [one.expected(rung) for rung in one.rungs]
+        assert one.expect == next((e for e in each if e != "open"), "open"), id
+        assert all(len(why) > 10 for _, why in one.elsewhere.values()), id
+
+
 def test_hold_raises_with_its_runs_and_numbers():
     with pytest.raises(AssertionError, match=r"expected 'holds', got 'refuted'") as raised:
         claims.hold("preference.margin-grows", runs={"mine": dpo(rejected=UP)})
     assert "mine: -15.01 nats" in str(raised.value)
     assert claims.hold("preference.margin-grows", runs={"mine": dpo(rejected=DOWN)}).verdict == "holds"
-    assert claims.hold("supervised.shuffled-fall", runs={"mine": dpo(rejected=DOWN)}).verdict == "open"
+    two = {"mine": dpo(rejected=DOWN), "other": dpo(rejected=DOWN)}
+    assert claims.hold("preference.own-answers-slow-argmax", runs=two).verdict == "open"
     with pytest.raises(AssertionError, match=r"got 'not run' \(neither the runs nor recorded"):
         claims.hold("preference.margin-grows", runs={})
 
@@ -611,7 +794,7 @@ def test_the_evidence_gives_the_verdicts_it_states(fresh):
     known = published.evidence()
     assert known["schema"] == 1
     assert known["claims"] == list(known["results"]) == [id for id in known["claims"] if id in RUN_CLAIMS]
-    assert set(known["claims"]) == set(RUN_CLAIMS)
+    assert set(known["claims"]) == set(ON_LOGS)
     assert len(json.dumps(known)) < 200_000
     assert {d for one in published.RELEASED.values() for d in one.files} == set(known["data"].values())
     for key in ("command", "date", "hardware", "versions", "seeds", "size", "device_seconds", "commit", "dirty"):

@@ -52,7 +52,7 @@ __all__ = [
     "surprise",
 ]
 
-_TOOLS = {"base", "effects", "exact", "published", "runs", "spaces", "tables", "tools"}
+_TOOLS = {"base", "closed_form", "effects", "exact", "published", "recorded", "runs", "spaces", "tables", "tools"}
 # The chapters in the order of the story; the word before the dot of a claim's id.
 CHAPTERS = {
     "decomposition": "A, K, G and the remainder of first order",
@@ -68,6 +68,11 @@ CHAPTERS = {
     "gate": "gated rejected gradients",
     "policy": "PPO, GRPO, negative samples, TOPR, AsymRE",
     "unlearning": "GA, NPO, unlikelihood, BS-T",
+    "kernel": "many contexts, one kernel: cross-talk, centring, stability",
+    "displacement": "a component that all features share, and how far extended SFT helps",
+    "similarity": "what drives the damage: coupling of contexts or improbable answers",
+    "centring": "updates without the common component, beside the other remedies",
+    "foresight": "which pairs will be displaced, said before training",
     "supervised": "what SFT does to each kind of response, run by run",
     "preference": "what DPO does to each kind of response, run by run",
 }
@@ -104,20 +109,26 @@ def select(globs: Iterable[str] = ()) -> list[Claim]:
 
 
 def evaluate(
-    claim: Claim, /, *, examples: int = 2000, seed: int = 0, runs: Mapping[str, Any] | None = None
+    claim: Claim,
+    /,
+    *,
+    examples: int = 2000,
+    seed: int = 0,
+    runs: Mapping[str, Any] | None = None,
+    rung: str | None = None,
 ) -> Result | RunResult:
     """Try a claim: a step claim on about `examples` sampled cases (`toyld.claims.base.evaluate`), a run claim on runs.
 
-    `runs`: tables by name for a run claim; without them the released logs under $TOYLD_DATA, or what is recorded of
-    them, as one family with all other run claims.
+    `runs`: tables by name for a run claim; without them those of `rung`, its lowest by default, as one family with all
+    other run claims there: the runs in closed form, or the released logs under $TOYLD_DATA (what is recorded of them).
     """
     if not isinstance(claim, RunClaim):
         return _evaluate_step(claim, examples=examples, seed=seed)
     if runs is not None:
         return evaluate_on(claim, runs)
-    from toyld.claims import published
+    from toyld.claims import closed_form, published
 
-    return published.current(claim)
+    return {"contexts": closed_form.current, "published": published.current}[rung or claim.rungs[0]](claim)
 
 
 def hold(id: str, *, examples: int = 500, seed: int = 0, runs: Mapping[str, Any] | None = None) -> Result | RunResult:
@@ -139,9 +150,11 @@ def describe(one: Claim, /) -> str:
     >>> print(describe(every()["squeeze.mass-goes-to-the-top"]).splitlines()[0])
     squeeze.mass-goes-to-the-top (theorem, expected: refuted)
     """
+    from toyld.claims import recorded
+
     lines = [f"{one.id} ({one.kind}, expected: {one.expect})", f"  {one.statement}", f"  source: {one.source}"]
-    if one.proof:
-        lines.append(f"  {'why' if one.expect == 'refuted' or one.about == 'run' else 'proof'}: {one.proof}")
+    if one.proof and one.about == "step":
+        lines.append(f"  {'why' if one.expect == 'refuted' else 'proof'}: {one.proof}")
     if one.without is not None:
         lines.append(f"  fails without: {one.without.dropped}")
     if one.counterexample is not None:
@@ -149,7 +162,10 @@ def describe(one: Claim, /) -> str:
     if one.instead is not None:
         lines.append(f"  instead: {one.instead}: {registry[one.instead].statement}")
     if isinstance(one, RunClaim):
-        lines += [f"  {line}" for line in evaluate(one).lines()]  # type: ignore[union-attr]
+        for rung in one.rungs:
+            lines.append(f"  at rung {rung}, expected {one.expected(rung)}: {one.because(rung)}")
+            lines += [f"    {line}" for line in evaluate(one, rung=rung).lines()]  # type: ignore[union-attr]
+            lines += [f"    {line}" for line in recorded.line(one) if rung == "contexts"]
     return "\n".join(lines)
 
 
@@ -157,7 +173,8 @@ def surprise(result: Result | RunResult, /) -> str:
     """Why a claim did not come out as asserted: its numbers and, if it broke, the simplest case that breaks it."""
     one = result.claim
     if isinstance(result, RunResult):
-        head = f"{one.id}: expected {one.expect!r}, got {result.verdict!r} ({result.why})"
+        wanted = one.expected(result.rung) if isinstance(one, RunClaim) else one.expect
+        head = f"{one.id}: expected {wanted!r}, got {result.verdict!r} ({result.why})"
         return "\n".join([head, f"  {one.statement}", *(f"  {line}" for line in result.lines())])
     lines = [
         f"{one.id}: expected {one.expect!r}, got {result.verdict!r} ({result.why})",

@@ -12,7 +12,7 @@ it hits the first or the last evaluation; nor is a slow drift without cause, whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class Effect:
     """`value` > 0 = as stated, with its 95 % interval, over `n` units; `p` one-sided against value ≤ 0.
 
     `p_below`: one-sided against value ≥ 0; 1 − p unless the statement is compound. NaN where nothing can be tested.
+    `parts`: what it was computed from, where that is numbers by unit alone: of `ranked` an array (unit,) a part, of
+    `peaked` (`rank` None) an array (evaluation, unit) a curve. Two effects of equal numbers are equal, whatever these.
 
     >>> round(Effect(1.0, 0.5, 1.5, 20, 0.001).two_sided, 6)
     0.002
@@ -50,6 +52,8 @@ class Effect:
     n: int
     p: float
     p_below: float | None = None
+    parts: tuple[Floats, ...] | None = field(default=None, compare=False, repr=False)
+    rank: int | None = field(default=None, compare=False, repr=False)
 
     @property
     def below(self) -> float:
@@ -195,6 +199,14 @@ def _mean(part: Part | Floats) -> _Mean:
     return _Mean(part.units[known], _shared(part.curve[:, known], part.weight, part.seeds))
 
 
+def _kept(given: Sequence[Part | Curve | Floats]) -> tuple[Floats, ...] | None:
+    """The numbers by unit; None where the units share the jitter of a curve, which they do not hold."""
+    if any(isinstance(x, Part | Curve) and not x.seeds for x in given):
+        return None
+    numbers = (x.units if isinstance(x, Part) else x.values if isinstance(x, Curve) else x for x in given)
+    return tuple(np.asarray(x, float) for x in numbers)
+
+
 def ranked(parts: Sequence[Part | Floats], rank: int = 1, /) -> Effect:
     """The `rank`-th smallest of the means of K parts: positive if all but rank − 1 of them are.
 
@@ -214,13 +226,14 @@ def ranked(parts: Sequence[Part | Floats], rank: int = 1, /) -> Effect:
         raise ValueError(msg)
     n = min(m.n for m in means)
     value = float(np.sort([m.value for m in means])[rank - 1])
+    kept = _kept(parts)
     if n < 2 or any(np.isnan(m.shared.variance) for m in means):
-        return Effect(value, NAN, NAN, n, NAN, NAN)
+        return Effect(value, NAN, NAN, n, NAN, NAN, kept, rank)
     above, below = np.sort([m.p(1.0) for m in means]), np.sort([m.p(-1.0) for m in means])
     low = np.sort([m.bound(-1.0, tail / rank) for m in means])[rank - 1]
     high = np.sort([m.bound(1.0, tail / (k - rank + 1)) for m in means])[rank - 1]
     p, p_below = min(1.0, rank * above[k - rank]), min(1.0, (k - rank + 1) * below[rank - 1])
-    return Effect(value, float(low), float(high), n, float(p), float(p_below))
+    return Effect(value, float(low), float(high), n, float(p), float(p_below), kept, rank)
 
 
 def _bell(curve: Curve | Floats, share: int) -> Effect:
@@ -260,4 +273,4 @@ def peaked(curves: Sequence[Curve | Floats], /) -> Effect:
     p = float(np.max([e.p for e in found]))
     p_below = float(np.minimum(1.0, len(curves) * np.min([e.below for e in found])))
     value, low, high = (float(np.min([getattr(e, name) for e in found])) for name in ("value", "low", "high"))
-    return Effect(value, low, high, min(e.n for e in found), p, p_below)
+    return Effect(value, low, high, min(e.n for e in found), p, p_below, _kept(curves))

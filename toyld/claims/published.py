@@ -17,7 +17,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -176,7 +176,7 @@ def outcomes(root: str | None, /) -> dict[str, RunResult]:
     out = {}
     for id, trials in decide(family).items():
         old = source if any(trial.recorded for trial in trials) else None
-        out[id] = RunResult(registry[id], tuple(trials), old)  # type: ignore[arg-type]
+        out[id] = RunResult(registry[id], tuple(trials), old, "published")  # type: ignore[arg-type]
     return out
 
 
@@ -186,7 +186,7 @@ def current(claim: Claim, /) -> RunResult:
 
 
 def _plain(effect: Effect) -> dict[str, Any]:
-    numbers = asdict(effect) | {"p_below": effect.below}
+    numbers = {name: getattr(effect, name) for name in ("value", "low", "high", "n", "p")} | {"p_below": effect.below}
     return {k: None if isinstance(v, float) and v != v else v for k, v in numbers.items()}
 
 

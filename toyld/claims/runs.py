@@ -7,13 +7,16 @@ returns None, or the reason why the claim says nothing about them. Its check ret
 The units of a run are its examples, or its seeds where it has several: Student's t over them, with what the evaluations
 of the run jitter (`toyld.claims.effects`), says how sure the sign is for this one run, and nothing about other models.
 A mean without its examples has no interval and enters no verdict; nor do examples of a run too short for its jitter.
+
+Tables may carry attr `experiment`, the name of the design that they are part of. A claim with `experiment` is tried on
+those of that name and on those that name none (logs); so no claim is tried on the arms of somebody else's design.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any, Literal
 
@@ -45,10 +48,28 @@ ALPHA = round(1.0 - DEFAULT.level, 12)
 
 @dataclass(frozen=True)
 class RunClaim(Claim):
-    """A claim about tables: `premises(*tables)` is None or a reason, `check(*tables)` an `Effect` in `unit`."""
+    """A claim about tables: `premises(*tables)` is None or a reason, `check(*tables)` an `Effect` in `unit`.
+
+    `expect` and `proof` are about the claim's own verdict, that of its lowest rung with one; `elsewhere` has the rungs
+    at which something else is expected, each with its own why. `experiment`: tried on its tables alone.
+    """
 
     takes: Literal["run", "control", "all"] = "run"  # one run; a run and its control; all runs at once
     unit: str = "nats"
+    experiment: str | None = None
+    elsewhere: Mapping[str, tuple[Expect, str]] = field(default_factory=dict)
+
+    def expected(self, rung: str | None, /) -> Expect:
+        """What we assert of this claim at a rung; None = of its own verdict."""
+        return self.elsewhere.get(rung or "", (self.expect, self.proof))[0]
+
+    def because(self, rung: str | None, /) -> str:
+        """What that rests on."""
+        return self.elsewhere.get(rung or "", (self.expect, self.proof))[1]
+
+    def speaks_of(self, ds: xr.Dataset, /) -> bool:
+        """Whether a table is of this claim's experiment, or of none."""
+        return self.experiment is None or ds.attrs.get("experiment", self.experiment) == self.experiment
 
 
 def run_claim(
@@ -63,8 +84,15 @@ def run_claim(
     takes: Literal["run", "control", "all"] = "run",
     instead: str | None = None,
     rungs: tuple[str, ...] = ("published",),
+    experiment: str | None = None,
+    elsewhere: Mapping[str, tuple[Expect, str]] | None = None,
+    unit: str = "nats",
 ) -> Callable[[Callable[..., Effect]], RunClaim]:
-    """Decorator: the function below is the check of this run claim; `why` says what `expect` rests on."""
+    """Decorator: the function below is the check of this run claim; `why` says what `expect` rests on.
+
+    unit: of the effect. rungs: lowest first. elsewhere: rung → (expect, why), where it is not the same as for the claim
+    as a whole.
+    """
 
     def register(check: Callable[..., Effect]) -> RunClaim:
         if id in registry:
@@ -72,7 +100,7 @@ def run_claim(
             raise ValueError(msg)
         one = RunClaim(
             id, statement, source, "trend", check, premises, expect, "run", rungs, why, instead=instead,
-            takes=takes,
+            takes=takes, experiment=experiment, elsewhere=dict(elsewhere or {}), unit=unit,
         )  # fmt: skip
         registry[id] = one
         return one
@@ -96,8 +124,9 @@ class Trial:
         return self.effect is not None and not np.isnan(self.effect.two_sided)
 
 
-def arrangements(claim: RunClaim, names: Sequence[str], /) -> list[tuple[str, ...]]:
-    """The ways to hand runs to a claim: each; each ordered pair of two; all of them."""
+def arrangements(claim: RunClaim, runs: Mapping[str, xr.Dataset], /) -> list[tuple[str, ...]]:
+    """The ways to hand the runs that it speaks of to a claim: each; each ordered pair of two; all of them."""
+    names = [name for name, ds in runs.items() if claim.speaks_of(ds)]
     if claim.takes == "all":
         return [tuple(names)] if names else []
     return list(permutations(names, 2 if claim.takes == "control" else 1))
@@ -106,7 +135,7 @@ def arrangements(claim: RunClaim, names: Sequence[str], /) -> list[tuple[str, ..
 def try_on(claim: RunClaim, runs: Mapping[str, xr.Dataset], /) -> list[Trial]:
     """The claim on every arrangement of the runs, without verdicts (`decide` gives them to a whole family)."""
     out = []
-    for names in arrangements(claim, list(runs)):
+    for names in arrangements(claim, runs):
         tables = [runs[name] for name in names]
         reason = claim.premises(*tables)
         effect = claim.check(*tables) if reason is None else None
@@ -156,6 +185,7 @@ class RunResult:
     claim: RunClaim
     trials: tuple[Trial, ...]
     recorded: Mapping[str, Any] | None = None
+    rung: str | None = None  # where; None = on tables that somebody handed in
 
     @property
     def summary(self) -> Verdict:
@@ -169,8 +199,8 @@ class RunResult:
 
     @property
     def as_expected(self) -> bool:
-        """Whether the verdict is the one that we assert."""
-        return self.verdict == self.claim.expect
+        """Whether the verdict is the one that we assert at this rung."""
+        return self.verdict == self.claim.expected(self.rung)
 
     @property
     def tested(self) -> list[Trial]:
@@ -203,7 +233,8 @@ class RunResult:
         unit, out = self.claim.unit, []
         for trial in self.trials:
             if trial.effect is not None:
-                e, which = trial.effect, " against ".join(trial.runs)
+                many = self.claim.takes == "all" and len(trial.runs) > 2
+                e, which = trial.effect, f"{len(trial.runs)} runs" if many else " against ".join(trial.runs)
                 span = (
                     f"[{e.low:+.4g}, {e.high:+.4g}], n = {e.n}: {trial.verdict}" if trial.tested else f"({trial.why})"
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -15,10 +16,14 @@ from toyld.trajectory import below_label
 
 __all__ = [
     "ARGMAX",
+    "BOTH",
+    "PLAIN",
     "REPHRASES",
     "REPHRASES_OF_REJECTED",
     "SHUFFLED",
     "SIMILAR",
+    "STAGES",
+    "Needs",
     "beside",
     "change",
     "curves",
@@ -35,6 +40,10 @@ Floats = NDArray[np.float64]
 REPHRASES, REPHRASES_OF_REJECTED = rephrases_of("chosen"), rephrases_of("rejected")
 SIMILAR, SHUFFLED = group("similar"), group("shuffled")
 ARGMAX = "argmax along chosen"  # not a probe: variable argmax_logp at probe chosen
+# What the paper's findings are about: SFT on the chosen answers alone, DPO on the given pairs. A log need not say it.
+PLAIN = ("baseline", "unknown")
+# Where those findings are tried: the experiment that has the paper's stages, and the released logs.
+STAGES, BOTH = "stages", ("contexts", "published")
 
 
 def measured(ds: xr.Dataset, probes: Iterable[str] | None = None, /) -> tuple[str, ...]:
@@ -126,47 +135,67 @@ def matched(ds: xr.Dataset, control: xr.Dataset, /) -> tuple[xr.Dataset, xr.Data
     return ds.isel(step=at[0]), control.isel(step=at[1]).sel(example=ds.example)
 
 
-def needs(
-    stage: str,
-    *probes: str,
-    some: Iterable[str] = (),
-    argmax: bool = False,
-    evaluations: int = 2,
-    arm: str | None = None,
-) -> Callable[[xr.Dataset], str | None]:
-    """Premises of a claim about one run: its stage (and arm), probes measured (all, and one of `some`), its length.
+@dataclass(frozen=True)
+class Needs:
+    """Premises of a claim about one run; called with a table: None, or the reason why it says nothing about it."""
 
-    The stage is attr `stage`: recorded by whoever made the table, or stated by whoever reads a log that lacks it.
-    """
-    group = tuple(some)
+    stage: str
+    probes: tuple[str, ...] = ()
+    some: tuple[str, ...] = ()
+    argmax: bool = False
+    evaluations: int = 2
+    arms: tuple[str, ...] = ()
 
-    def reason(ds: xr.Dataset, /) -> str | None:
-        given = ds.attrs["stage"]
-        if given != stage:
+    def labels(self, ds: xr.Dataset, /) -> str | None:
+        """The part that is read off the attributes alone: stage and arm."""
+        given, arm = ds.attrs["stage"], ds.attrs["arm"]
+        if given != self.stage:
             other = "its stage is not recorded: state it" if given == "unknown" else f"a run of stage {given}"
-            return f"{other}; the claim is about {stage}"
-        if arm is not None and ds.attrs["arm"] != arm:
-            other = "is not recorded: state it" if ds.attrs["arm"] == "unknown" else f"is {ds.attrs['arm']}"
-            return f"its arm {other}; the claim is about {arm}"
+            return f"{other}; the claim is about {self.stage}"
+        if self.arms and arm not in self.arms:
+            other = "is not recorded: state it" if arm == "unknown" else f"is {arm}"
+            return f"its arm {other}; the claim is about {self.arms[0]}"
+        return None
+
+    def contents(self, ds: xr.Dataset, /) -> str | None:
+        """The part that reads the measured values."""
         known = measured(ds)
-        if lacking := [p for p in probes if p not in known]:
+        if lacking := [p for p in self.probes if p not in known]:
             return f"not measured: {', '.join(lacking)}"
-        if group and not set(group) & set(known):
-            return f"none measured of {', '.join(group)}"
-        if argmax:
+        if self.some and not set(self.some) & set(known):
+            return f"none measured of {', '.join(self.some)}"
+        if self.argmax:
             if "argmax_logp" not in ds or not np.isfinite(ds.argmax_logp.sel(probe="chosen").values).any():
                 return "not measured: argmax along the chosen contexts"
             if bool(below_label(ds.sel(probe=["chosen"])).any()):
                 return "its argmax lies below the label's log-probability: measured along other contexts"
         if not ds.attrs["has_step0"] or int(ds.step.values[0]) != 0:
             return "its first evaluation comes after the first update"
-        names = [*probes, *(p for p in known if p in group), *([ARGMAX] if argmax else [])]
+        names = [*self.probes, *(p for p in known if p in self.some), *([ARGMAX] if self.argmax else [])]
         if not all(len(a) for a in curves(ds.isel(step=[0]), names).values()):
             return "not all of them measured before the first update"
         n = len(curves(ds, names)[names[0]])
-        return None if n >= evaluations else f"{n} evaluation(s), at least {evaluations} are needed"
+        return None if n >= self.evaluations else f"{n} evaluation(s), at least {self.evaluations} are needed"
 
-    return reason
+    def __call__(self, ds: xr.Dataset, /) -> str | None:
+        return self.labels(ds) or self.contents(ds)
+
+
+def needs(
+    stage: str,
+    *probes: str,
+    some: Iterable[str] = (),
+    argmax: bool = False,
+    evaluations: int = 2,
+    arm: str | Sequence[str] | None = None,
+) -> Needs:
+    """Premises of a claim about one run: its stage (and arm), probes measured (all, and one of `some`), its length.
+
+    The stage is attr `stage`: recorded by whoever made the table, or stated by whoever reads a log that lacks it.
+    `arm`: one or several, the first of which the claim is about; any by default.
+    """
+    arms = () if arm is None else (arm,) if isinstance(arm, str) else tuple(arm)
+    return Needs(stage, probes, tuple(some), argmax, evaluations, arms)
 
 
 def first_reason(*reasons: str | None) -> str | None:
@@ -181,17 +210,19 @@ def same_model(ds: xr.Dataset, control: xr.Dataset, /) -> str | None:
 
 
 def needs_pair(
-    run: Callable[[xr.Dataset], str | None],
-    other: Callable[[xr.Dataset], str | None],
-    further: Callable[[xr.Dataset, xr.Dataset], str | None] | None = None,
-    /,
+    run: Needs, other: Needs, further: Callable[[xr.Dataset, xr.Dataset], str | None] | None = None, /
 ) -> Callable[[xr.Dataset, xr.Dataset], str | None]:
-    """Premises of a claim about a run and its control: those of each, one model, common evaluations and units."""
+    """Premises of a claim about a run and its control: those of each, one model, common evaluations and units.
+
+    What attributes tell is asked first: of n tables there are n(n − 1) ordered pairs, and few of them fit.
+    """
 
     def reason(ds: xr.Dataset, control: xr.Dataset, /) -> str | None:
-        alone = first_reason(run(ds), other(control), same_model(ds, control))
+        alone = first_reason(run.labels(ds), other.labels(control), same_model(ds, control))
         if alone is None and further is not None:
             alone = further(ds, control)
+        if alone is None:
+            alone = run.contents(ds) or other.contents(control)
         if alone is None and matched(ds, control) is None:
             return "the two runs share no two evaluations, or were probed on other examples or seeds"
         return alone

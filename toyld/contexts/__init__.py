@@ -12,7 +12,8 @@ contexts; `train` runs any objective on its head exactly, many worlds at once; a
 """
 
 from . import kernels, languages
-from .engine import Run, State, logits, start, train
+from .engine import Run, State, head, logits, start, train
+from .hidden import from_hidden
 from .kernels import Features, Gram, Kernel, Mixture, centred, measured
 from .optimizers import Optimizer
 from .policy import beliefs, respond, with_texts
@@ -32,6 +33,8 @@ __all__ = [
     "World",
     "beliefs",
     "centred",
+    "from_hidden",
+    "head",
     "kernels",
     "languages",
     "logits",

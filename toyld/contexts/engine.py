@@ -7,29 +7,32 @@ With fixed features φ_c and a trained head W the logits of all contexts are Z =
 A run is kept in *dual* form, Z = Z0 − S A with A = η Σ_t R(t) on the trained contexts, so that any other context is
 one skinny product away whenever it is to be probed. *Kernel form* multiplies by the trained block of S (n × n),
 *feature form* by Φ twice (n × D); they give the same numbers to rounding, and `form="auto"` takes the cheaper one.
+The head itself has moved by ΔW = −Φᵀ A (`head`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from toyld.checked import BadInput
-from toyld.contexts.measure import measure, token_log_probs
+from toyld.contexts.measure import measure, reach, statistics
 from toyld.contexts.optimizers import Optimizer
 from toyld.contexts.rows import Rows
 from toyld.contexts.world import World
 from toyld.trajectory import trajectory
 
-__all__ = ["Form", "Run", "State", "logits", "start", "train"]
+__all__ = ["Form", "Run", "State", "head", "logits", "start", "train"]
 
 Array = Any
 Form = Literal["auto", "kernel", "feature"]
+_PASS = 16  # multiplications in a matrix product that take as long as one number read and written
+_CACHED = 2**20  # numbers in the columns of Z that are updated at once
 
 
 @dataclass(frozen=True)
@@ -88,18 +91,27 @@ def start(world: World, /) -> State:
     """The policy before any training."""
     xp = array_namespace(world.logits)
     own = world.logits[:, : world.trained, :]
-    return State(xp.asarray(own, copy=True), xp.zeros_like(own))
+    return State(xp.asarray(own, copy=True), xp.zeros(own.shape, dtype=own.dtype, device=device(own)))
 
 
 def logits(world: World, state: State, /) -> Array:
     """Z of every context, (B, C, V)."""
-    xp, n, contexts = array_namespace(world.logits), world.trained, world.size[1]
-    if contexts == n:
-        return state.logits
-    rest = world.logits[:, n:, :] - world.kernel.block(slice(n, contexts), slice(0, n)) @ state.dual
-    if state.weights is not None:
-        rest = rest + _features(world)[:, n:, :] @ state.weights
-    return xp.concat([state.logits, rest], axis=1)
+    return _whole(state, _follow(world, world.trained, world.size[1]))
+
+
+def head(world: World, state: State, /) -> Array:
+    """ΔW (B, D, V), by how much the head has moved: Z = Z0 + Φ ΔW. Needs a kernel with features alone.
+
+    >>> from toyld import objectives
+    >>> from toyld.contexts import from_hidden
+    >>> world = from_hidden({"chosen": (np.eye(3)[None], np.array([[0, 1, 2]]))}, weight=np.ones((4, 3)))
+    >>> run = train(world, objectives.get("sft"), lr=1.0, steps=1)
+    >>> head(world, run.state)[0, :2].round(3).tolist()
+    [[-0.25, 0.75, -0.25, -0.25], [-0.25, -0.25, 0.75, -0.25]]
+    """
+    xp, phi = array_namespace(world.logits), _features(world)[:, : world.trained, :]
+    moved = -(xp.matrix_transpose(phi) @ state.dual)
+    return moved if state.weights is None else moved + state.weights
 
 
 def _features(world: World) -> Array:
@@ -110,20 +122,62 @@ def _features(world: World) -> Array:
     return phi
 
 
-def _product(world: World, active: int, form: Form) -> Callable[[Array], Array]:
-    """R ↦ S R between the active contexts, in kernel or in feature form."""
-    xp, phi, own = array_namespace(world.logits), world.kernel.features, slice(0, active)
+def _product(world: World, rows: slice, cols: slice, form: Form = "auto") -> Callable[[Array], Array]:
+    """R ↦ S[rows, cols] R, in kernel or in feature form."""
+    phi = world.kernel.features
     if form == "feature" and phi is None:
         msg = "form: expected a kernel with features, got one that only has S; take form='kernel'"
         raise BadInput(msg)
-    if form == "feature" or (form == "auto" and phi is not None and 2 * phi.shape[-1] < active):
-        phi, diagonal = phi[:, own, :], world.kernel.diagonal  # type: ignore[index]
-        across = xp.asarray(xp.matrix_transpose(phi), copy=True)
-        if diagonal is None:
-            return lambda r: phi @ (across @ r)
-        return lambda r: phi @ (across @ r) + diagonal[:, own, None] * r
-    gram = world.kernel.block(own, own)
+    if form == "feature" or (form == "auto" and phi is not None and _features_pay(world, rows, cols)):
+        return _twice(world, rows, cols)
+    gram = world.kernel.block(rows, cols)
     return lambda r: gram @ r
+
+
+def _features_pay(world: World, rows: slice, cols: slice) -> bool:
+    """Whether Φ (Φᵀ R) + d R costs less than S R: multiplications, and the passes over memory around them."""
+    phi, diagonal = world.kernel.features, world.kernel.diagonal
+    n, m = rows.stop - rows.start, cols.stop - cols.start
+    passes = 0 if diagonal is None else 2 * _PASS * n
+    return phi.shape[-1] * (n + m) + passes < n * m  # type: ignore[union-attr]
+
+
+def _twice(world: World, rows: slice, cols: slice) -> Callable[[Array], Array]:
+    """R ↦ Φ (Φᵀ R) + d R."""
+    xp, phi, diagonal = array_namespace(world.logits), world.kernel.features, world.kernel.diagonal
+    left, right = phi[:, rows, :], xp.asarray(xp.matrix_transpose(phi[:, cols, :]), copy=True)  # type: ignore[index]
+    both = slice(max(rows.start, cols.start), min(rows.stop, cols.stop))
+    meet = diagonal is not None and both.start < both.stop
+    here, there = (slice(both.start - s.start, both.stop - s.start) for s in (rows, cols))
+
+    def product(r: Array) -> Array:
+        out = left @ (right @ r)
+        if meet:
+            out[:, here, :] += diagonal[:, both, None] * r[:, there, :]  # type: ignore[index]
+        return out
+
+    return product
+
+
+def _follow(world: World, first: int, last: int) -> Callable[[State], Array] | None:
+    """State ↦ Z of the contexts from `first` to `last`, which follow the trained ones; None where there are none."""
+    if first >= last:
+        return None
+    late = slice(first, last)
+    product = _product(world, late, slice(0, world.trained))
+
+    def follow(state: State) -> Array:
+        z = world.logits[:, late, :] - product(state.dual)
+        return z if state.weights is None else z + _features(world)[:, late, :] @ state.weights
+
+    return follow
+
+
+def _whole(state: State, follow: Callable[[State], Array] | None) -> Array:
+    """Z of the contexts that the state holds and of those that follow."""
+    if follow is None:
+        return state.logits
+    return array_namespace(state.logits).concat([state.logits, follow(state)], axis=1)
 
 
 def train(
@@ -137,6 +191,9 @@ def train(
     reference: State | None = None,
     chosen: str | None = "chosen",
     rejected: str | None = None,
+    anchor: str | None = None,
+    advantages: Mapping[str, Any] | None = None,
+    groups: Any = None,
     at: Iterable[int] | None = None,
     kinds: Sequence[str] | None = None,
     order: np.ndarray | None = None,
@@ -149,12 +206,15 @@ def train(
 
     Args:
         world: where; its `responses` are the rows (`chosen`, `rejected`) and the probes.
-        objective: of `toyld.objectives`; a parameter may be an array (B,), one value a world.
+        objective: of `toyld.objectives`; a parameter may be an array (B,), one value a world. A target objective
+            (`bs-t`) works on the rejected side, or on the only one.
         lr: η, a number or one a world (B,).
         steps: updates.
         state: the policy to start from; by default the one before any training.
         reference: π_ref and π_old; by default the policy at the start of this stage.
-        chosen, rejected: kinds of the two sides; None = the objective reads no such side.
+        chosen, rejected, anchor: kinds of the sides; None = the objective reads no such side.
+        advantages: side → (P,), (B, P) or (B, P, T); by default 1 for chosen and −1 for rejected.
+        groups: (P,) or (B, P) integers, the prompt a row belongs to, where GRPO compares within prompts.
         at: updates after which to measure; by default the first and the last.
         kinds: what to measure; by default everything.
         order: rows of each update, (steps, m) or (steps, B, m), for stochastic descent; all rows by default.
@@ -164,7 +224,8 @@ def train(
         form: kernel form, feature form, or the cheaper one.
 
     Raises:
-        BadInput: rows on contexts that do not train, a form or an optimiser that the kernel cannot serve.
+        BadInput: rows on contexts that do not train, a side that the objective reads and the stage lacks, a form or
+            an optimiser that the kernel cannot serve.
 
     >>> from toyld import objectives
     >>> from toyld.contexts import languages
@@ -174,69 +235,88 @@ def train(
     >>> bool((sft.value("logp", "chosen")[-1] > sft.value("logp", "chosen")[0]).all())   # (evaluation, world, prompt)
     True
     """
-    xp, n = array_namespace(world.logits), world.trained
+    xp, n, like = array_namespace(world.logits), world.trained, world.logits
     marks = sorted({0, steps} if at is None else {int(k) for k in at})
     if marks and not 0 <= marks[0] <= marks[-1] <= steps:
         msg = f"at: expected updates from 0 to {steps}, got {marks[0]} to {marks[-1]}"
         raise BadInput(msg)
-    state = start(world) if state is None else state
+    if order is not None and len(order) < steps:
+        msg = f"order: expected the rows of {steps} updates, got {len(order)}; give (steps, m) or (steps, B, m)"
+        raise BadInput(msg)
+    fresh, state = state is None, start(world) if state is None else state
     kinds = tuple(world.responses) if kinds is None else tuple(kinds)
-    sides = {side: kind for side, kind in (("chosen", chosen), ("rejected", rejected)) if kind is not None}
-    before = logits(world, state if reference is None else reference)
-    rows = Rows(world, objective, sides, before)
+    if missing := [kind for kind in kinds if kind not in world.responses]:
+        msg = f"kinds: expected some of {', '.join(world.responses)}, got {', '.join(missing)}; name what is there"
+        raise BadInput(msg)
+    given = {"chosen": chosen, "rejected": rejected, "anchor": anchor}
+    sides = {side: kind for side, kind in given.items() if kind is not None}
+    contexts = max([n, *(reach(world.responses[kind]) for kind in kinds)])
+    before = _whole(state if reference is None else reference, _follow(world, n, contexts))
+    known = statistics(before)
+    rows = Rows(world, objective, sides, before, of=known, advantages=advantages, groups=groups)
+    ref = measure(before, world.responses, kinds, of=known).get("logp", before[:, :0, 0])
+    del before
     active = n if precondition is not None else rows.active
-    eta = xp.reshape(lr, (-1, 1, 1)) if getattr(lr, "ndim", 0) else lr
     optimizer = Optimizer() if optimizer is None else optimizer
-    weights = state.weights
+    memory: dict[str, Array] = {}
+    eta = lr
+    if until is not None or not isinstance(lr, int | float):
+        eta = xp.asarray(lr, dtype=like.dtype, device=device(like)) + xp.zeros_like(like[:, 0, 0])
+    z = xp.asarray(state.logits[:, :active, :], copy=not fresh or active < n)
+    dual = xp.asarray(state.dual, copy=not fresh)
+    weights = None if state.weights is None else xp.asarray(state.weights, copy=True)
     if optimizer.needs_features:
         phi = _features(world)[:, :active, :]
         up = xp.matrix_transpose(phi)
-        weights = xp.zeros_like(up @ state.logits[:, :active]) if weights is None else xp.asarray(weights, copy=True)
-    product = None if optimizer.needs_features else _product(world, active, form)
+        weights = xp.zeros_like(up @ z) if weights is None else weights
+    else:
+        product, pieces = _product(world, slice(0, active), slice(0, active), form), _columns(z)
+    now, follow, found = State(z, dual, weights), _follow(world, active, contexts), []
+    own, scratch = z[:, : rows.active, :], xp.empty_like(z[:, : rows.active, :])
 
-    z, dual = xp.asarray(state.logits[:, :active], copy=True), xp.asarray(state.dual, copy=True)
-    scratch = xp.empty_like(z[:, : rows.active])
-    found: list[tuple[dict[str, Array], Array]] = []
-
-    def policy() -> State:
-        if active == n:
-            return State(z, dual, weights)
-        # Contexts that this stage does not train follow when they are asked for.
-        late = slice(active, n)
-        rest = world.logits[:, late, :] - world.kernel.block(late, slice(0, n)) @ dual
-        if weights is not None:
-            rest = rest + _features(world)[:, late, :] @ weights
-        return State(xp.concat([z, rest], axis=1), dual, weights)
-
-    memory: dict[str, Array] = {}
     for step in range(steps + 1):
         if step in marks:
-            found.append((measure(logits(world, policy()), world.responses, kinds), rows.loss(z[:, : rows.active])))
+            found.append((measure(_whole(now, follow), world.responses, kinds), rows.loss(own)))
         if step == steps:
             break
+        read = rows.read(own, out=scratch)
         if until is not None:
-            eta = xp.where(rows.loss(z[:, : rows.active])[:, None, None] <= until, 0.0 * eta, eta)
-        r = rows.residual(z[:, : rows.active], order=None if order is None else order[step], out=scratch)
+            eta = xp.where(rows.loss(own, read=read) <= until, xp.zeros_like(eta), eta)
+        # Plain descent is linear in R, so that η can go where it costs nothing: into the push.
+        scale = eta if optimizer.plain else 1.0
+        r = rows.residual(own, order=None if order is None else order[step], read=read, scale=scale)
         if precondition is not None:
             r = precondition[..., :, : rows.active] @ r
-        if product is None:
-            change = -eta * optimizer.direction(up @ r, memory)
-            weights += change
-            z += phi @ change
+        if optimizer.needs_features:
+            moved = _column(eta) * optimizer.direction(up @ r, memory)
+            weights -= moved
+            z -= phi @ moved
         else:
-            r = eta * optimizer.direction(r, memory)
-            dual[:, :active] += r
-            z -= product(r)
-    ref = [xp.sum(token_log_probs(before, world.responses[kind]), axis=-1) for kind in kinds]
+            r = r if optimizer.plain else _column(eta) * optimizer.direction(r, memory)
+            for piece in pieces:
+                dual[:, :active, piece] += r[..., piece]
+                z[..., piece] -= product(r[..., piece])
     return Run(
         world,
-        policy(),
+        State(_whole(now, _follow(world, active, n)), dual, weights),
         tuple(marks),
         kinds,
         {name: np.stack([_numpy(v[name]) for v, _ in found]) for name in found[0][0]} if found else {},
         np.stack([_numpy(loss) for _, loss in found]) if found else np.zeros((0, world.size[0])),
-        np.stack([_numpy(one) for one in ref], axis=1),
+        _numpy(ref),
     )
+
+
+def _column(eta: Any) -> Any:
+    """η as (B, 1, 1) where every world has its own."""
+    return eta[:, None, None] if getattr(eta, "ndim", 0) else eta
+
+
+def _columns(z: Array) -> list[slice]:
+    """Slices of the classes of z (B, n, V), so wide that what belongs to one stays in the cache."""
+    worlds, n, classes = z.shape
+    width = max(64, _CACHED // (worlds * n)) if str(device(z)).startswith("cpu") else classes
+    return [slice(v, v + width) for v in range(0, classes, width)] if classes > 2 * width else [slice(None)]
 
 
 def _numpy(array: Array) -> np.ndarray:

@@ -46,6 +46,10 @@ def _eye(like: Array, rows: slice, cols: slice, total: int) -> Array:
     return xp.astype(every[rows, None] == every[None, cols], like.dtype)
 
 
+def _meet(rows: slice, cols: slice) -> bool:
+    return rows.start < cols.stop and cols.start < rows.stop
+
+
 @dataclass(frozen=True)
 class Gram:
     """S itself, (B, C, C): positive semidefinite, of any origin.
@@ -84,7 +88,7 @@ class Features:
         """Φ[rows] Φ[cols]ᵀ, with the diagonal where rows and columns meet."""
         xp, phi = array_namespace(self.features), self.features
         out = phi[:, rows, :] @ xp.matrix_transpose(phi[:, cols, :])
-        if self.diagonal is None:
+        if self.diagonal is None or not _meet(rows, cols):
             return out
         return out + self.diagonal[:, rows, None] * _eye(phi, rows, cols, phi.shape[1])
 
@@ -198,7 +202,7 @@ class Mixture:
         """Σ_k w_k S_k[rows, cols]."""
         phi = self._columns()
         out = phi[:, rows] @ np.swapaxes(phi[:, cols], 1, 2)
-        if np.any(self._weight("identity")):
+        if np.any(self._weight("identity")) and _meet(rows, cols):
             out += self._weight("identity")[:, None, None] * _eye(out, rows, cols, self.tokens.shape[1])
         for b in np.flatnonzero(self._weight("prefix")):
             out[b] += self._weight("prefix")[b] * _overlap(self.tokens[b, rows], self.tokens[b, cols])

@@ -128,8 +128,8 @@ def facts(
     """Questions with one right answer each, told in function words and content words with synonyms.
 
     Even slots hold a function word (a chain on the last one), odd slots a word of a concept. The answer to a prompt is
-    a sequence of concepts. The model starts out with the grammar and with a share `knowledge` of its belief on the right
-    concept, the rest on concepts by popularity, and `slip` spread over all words.
+    a sequence of concepts. The model starts out with the grammar and with a share `knowledge` of its belief on the
+    right concept, the rest on concepts by popularity, and `slip` spread over all words.
 
     Kinds: chosen (right), chosen_gptsemantic (the same concepts in other words), chosen_gptformat (the same function
     words, other concepts), rejected (sampled from the model's beliefs at `temperature`) and its two rephrases,

@@ -42,6 +42,11 @@ class Optimizer:
         """Whether it acts on single weights."""
         return self.name != "sgd"
 
+    @property
+    def plain(self) -> bool:
+        """Whether the direction is the gradient itself."""
+        return self.name == "sgd" and not self.momentum
+
     def direction(self, g: Array, memory: dict[str, Array], /) -> Array:
         """What to subtract, before the learning rate; `memory` is updated."""
         xp = array_namespace(g)

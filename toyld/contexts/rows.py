@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_torch_array
 
 from toyld.checked import BadInput
-from toyld.contexts.measure import token_log_probs
-from toyld.contexts.world import World
+from toyld.contexts.measure import Statistics, blocks, flat, reach, statistics, token_log_probs
+from toyld.contexts.world import Responses, World
 from toyld.objectives import Batch, looks_across
 
-__all__ = ["Rows"]
+__all__ = ["Reading", "Rows"]
 
 Array = Any
 
@@ -27,134 +28,258 @@ class _Side:
     label: Array
     mask: Array
     reference: Array
+    advantage: Array  # (B, P) or (B, P, T)
 
     def pick(self, index: Any) -> _Side:
         """The rows of one update."""
-        return _Side(*(value[index] for value in (self.at, self.label, self.mask, self.reference)))
+        return _Side(*(value[index] for value in (self.at, self.label, self.mask, self.reference, self.advantage)))
+
+
+class Reading(NamedTuple):
+    """The trained contexts at one moment: e^{z − max}, its sums, log Σ e^z, and log π of every row's tokens."""
+
+    mass: Array  # (B, n, V)
+    norm: Array  # (B, n)
+    log_norm: Array  # (B, n)
+    logp: dict[str, Array]  # side → (B, P, T); behind the end of a response any finite number
 
 
 class Rows:
     """The rows of a stage and what the objective makes of them.
 
-    active: contexts beyond which no row has a token, so that the residual need not be larger.
+    active: contexts beyond which no row has a token, so that the residual need not be larger. advantages: side → (P,),
+    (B, P) or (B, P, T), by default 1 for chosen and −1 for rejected. groups: (P,) or (B, P), what GRPO compares within.
+    of: the statistics of `before`, the reference's logits (B, C, V), where they are at hand.
     """
 
-    def __init__(self, world: World, objective: Any, sides: Mapping[str, str], before: Array, /) -> None:
-        if getattr(objective, "kind", None) == "target":
-            msg = f"{objective.name}: expected an objective with a push; a target distribution is not trained here yet"
-            raise BadInput(msg)
-        xp = array_namespace(world.logits)
-        used = [world.responses[kind] for kind in sides.values()]
-        self.active = 1 + max(int(xp.max(xp.where(r.mask, r.context, xp.zeros_like(r.context)))) for r in used)
+    def __init__(
+        self,
+        world: World,
+        objective: Any,
+        sides: Mapping[str, str],
+        before: Array,
+        /,
+        *,
+        of: Statistics | None = None,
+        advantages: Mapping[str, Array] | None = None,
+        groups: Array | None = None,
+    ) -> None:
+        xp, where = array_namespace(world.logits), device(world.logits)
+        self.xp = xp
+        used = _used(world, sides)
+        self.active = max(reach(r) for r in used)
         if self.active > world.trained:
             msg = f"expected rows on the {world.trained} trained contexts, got one on context {self.active - 1}"
             raise BadInput(f"{msg}; name its kind in `train` when the trie is made")
-        self.objective, self.world = objective, world
-        self.worlds, _, self.classes = world.size
+        self.like, self.classes = world.logits, world.size[2]
+        self.worlds, self.number = int(used[0].context.shape[0]), int(used[0].context.shape[1])
+        of = statistics(before) if of is None else of
         self.sides: dict[str, _Side] = {}
         for name, r in zip(sides, used, strict=True):
-            offset = xp.arange(self.worlds, dtype=r.context.dtype, device=device(r.context)) * self.active
-            at = xp.where(r.mask, r.context, xp.zeros_like(r.context)) + offset[:, None, None]
-            ref = token_log_probs(before, r)
-            self.sides[name] = _Side(at, at * self.classes + r.token, r.mask, ref)
-        self.number = int(used[0].context.shape[1])
-        self.across = self.worlds > 1 and looks_across(type(objective)())
+            at = flat(xp.where(r.mask, r.context, xp.zeros_like(r.context)), self.active)
+            given = (advantages or {}).get(name, 1.0 if name == "chosen" else -1.0)
+            given = xp.asarray(given, dtype=self.like.dtype, device=where)
+            if given.ndim < 3:
+                given = xp.broadcast_to(given, (self.worlds, self.number))
+            self.sides[name] = _Side(at, at * self.classes + r.token, r.mask, token_log_probs(before, r, of=of), given)
+        self.groups = None
+        if groups is not None:
+            self.groups = xp.broadcast_to(xp.asarray(groups, device=where), (self.worlds, self.number))
+        self.target = getattr(objective, "kind", None) == "target"
+        self._objective = objective
+        self._parameters = _parameters(objective, self.like, self.worlds)
+        self._known: dict[int, list[tuple[slice, Any]]] = {}
+        self._whole: dict[int | None, Batch] = {}
+        self.across = self.worlds > 1 and (groups is not None or looks_across(self._scalar(0)))
+        self._together = self._all_at_once()
 
-    def _now(self, order: np.ndarray | None) -> dict[str, _Side]:
-        """The rows of one update: all, or `order` (m) or (B, m)."""
+    def read(self, z: Array, /, *, out: Array | None = None) -> Reading:
+        """Softmax and the rows' log-probabilities at logits z (B, active, V); `out`: where to write e^{z − max}."""
+        mass, norm, log_norm = _softmax(self.xp, z, out)
+        logp = {name: z.take(side.label) - log_norm.take(side.at) for name, side in self.sides.items()}
+        return Reading(mass, norm, log_norm, logp)
+
+    def loss(self, z: Array, /, *, read: Reading | None = None) -> Array:
+        """Mean loss over all rows, (B,), at logits z (B, active, V); `read`: what was read there, if it was."""
+        read = self.read(z) if read is None else read
+        each = []
+        for worlds, one in self._tuned(self.number):
+            if self.target:
+                log_probs, labels, mask = self._beliefs(z, read.log_norm, self._only(self.sides), worlds)
+                each.append(one.loss(log_probs, labels, mask=mask))
+            else:
+                each.append(one.loss(self._batch(self.sides, read.logp, worlds)))
+        return self.xp.concat([self.xp.mean(one.reshape(-1, self.number), axis=-1) for one in each])
+
+    def residual(
+        self,
+        z: Array,
+        /,
+        *,
+        order: np.ndarray | None = None,
+        out: Array | None = None,
+        read: Reading | None = None,
+        scale: Any = 1.0,
+    ) -> Array:
+        """R (B, active, V) of the mean loss at logits z (B, active, V), times `scale`, a number or (B,).
+
+        R_c = Σ_{tokens at c} push (π_c − e_y)/rows = k_c π_c − Σ push e_y/rows. order: some of the rows, (m) or
+        (B, m). out: an array of that shape to write into. read: what was read at z; its `mass` is overwritten.
+        """
+        read = self.read(z, out=out) if read is None else read
+        index = self._index(order)
+        sides = self.sides if index is None else {name: side.pick(index) for name, side in self.sides.items()}
+        rows = int(next(iter(sides.values())).at.shape[1])
+        scale = scale[:, None, None] / rows if getattr(scale, "ndim", 0) else scale / rows
+        r, flat_r = read.mass, read.mass.reshape(-1)
+        if self.target:
+            side = self._only(sides)
+            r[...] = 0.0
+            for worlds, one in self._tuned(rows):
+                log_probs, labels, mask = self._beliefs(z, read.log_norm, side, worlds)
+                g = one.residual(log_probs, labels, mask=mask).reshape(-1, rows, *log_probs.shape[1:])
+                own = scale[worlds][..., None] if getattr(scale, "ndim", 0) else scale
+                _add_at(r.reshape(-1, self.classes), side.at[worlds].reshape(-1), (g * own).reshape(-1, self.classes))
+            return r
+        logp = read.logp if index is None else {name: value[index] for name, value in read.logp.items()}
+        given = {name: push * scale for name, push in self._push(sides, logp, rows, index).items()}
+        weight = self.xp.zeros_like(read.norm)
+        for name, side in sides.items():
+            _add_at(weight.reshape(-1), side.at.reshape(-1), given[name].reshape(-1))
+        r *= (weight / read.norm)[..., None]
+        for name, side in sides.items():
+            _add_at(flat_r, side.label.reshape(-1), -given[name].reshape(-1))
+        return r
+
+    def _index(self, order: np.ndarray | None) -> Any:
+        """The rows of one update as an index into (B, P, …); None = all of them."""
         if order is None:
-            return self.sides
-        xp, where = array_namespace(self.world.logits), device(self.world.logits)
-        index = xp.asarray(order, device=where)
-        here = slice(None) if index.ndim == 1 else xp.arange(self.worlds, device=where)[:, None]
-        return {name: side.pick((here, index)) for name, side in self.sides.items()}
+            return None
+        where = device(self.like)
+        index = self.xp.asarray(order, device=where)
+        return (slice(None) if index.ndim == 1 else self.xp.arange(self.worlds, device=where)[:, None], index)
 
-    def _tuned(self, worlds: slice, rows: int) -> Any:
-        """The objective, its parameters (B,) spread over the rows of these worlds."""
-        own = {}
-        for field in dataclasses.fields(self.objective):
-            value = getattr(self.objective, field.name)
-            if getattr(value, "ndim", 0):
-                if tuple(value.shape) != (self.worlds,):
-                    msg = f"{field.name}: expected a number, or one a world ({self.worlds},), got {tuple(value.shape)}"
-                    raise BadInput(msg)
-                xp = array_namespace(value)
-                own[field.name] = xp.repeat(value[worlds], rows)
-        return dataclasses.replace(self.objective, **own) if own else self.objective
+    def _push(
+        self, sides: Mapping[str, _Side], logp: Mapping[str, Array], rows: int, index: Any = None
+    ) -> dict[str, Array]:
+        """Push of every token, (B, m, T) a side."""
+        each = [one.push(self._batch(sides, logp, worlds, index)) for worlds, one in self._tuned(rows)]
+        parts = {name: [getattr(push, name) for push in each] for name in logp}
+        return {
+            name: (several[0] if len(several) == 1 else self.xp.concat(several, axis=0)).reshape(logp[name].shape)
+            for name, several in parts.items()
+        }
 
-    def _batch(self, sides: Mapping[str, _Side], logp: Mapping[str, Array], worlds: slice) -> Batch:
+    def _batch(self, sides: Mapping[str, _Side], logp: Mapping[str, Array], worlds: slice, index: Any = None) -> Batch:
         """Rows of some worlds, one after the other, as the objectives read them."""
+        now = {name: value[worlds].reshape(-1, value.shape[-1]) for name, value in logp.items()}
+        whole = sides is self.sides
+        if whole and worlds.start in self._whole:
+            # Shapes and libraries were checked when this batch was first made; only log π is new.
+            batch = copy.copy(self._whole[worlds.start])
+            vars(batch).update(now)
+            return batch
         fields: dict[str, Array] = {}
         for name, side in sides.items():
-            parts = {name: logp[name], f"ref_{name}": side.reference, f"old_{name}": side.reference}
-            parts[f"{name}_mask"] = side.mask
-            for key, value in parts.items():
-                fields[key] = value[worlds].reshape(-1, value.shape[-1])
-            first = fields[name][:, 0]
-            fields[f"{name}_advantage"] = first * 0.0 + (1.0 if name == "chosen" else -1.0)
-        return Batch(**fields)
+            fields |= {f"ref_{name}": side.reference, f"{name}_mask": side.mask}
+            if name != "anchor":
+                fields |= {f"old_{name}": side.reference, f"{name}_advantage": side.advantage}
+        if self.groups is not None:
+            fields["groups"] = self.groups if index is None else self.groups[index]
+        batch = Batch(**now, **{key: value[worlds].reshape(-1, *value.shape[2:]) for key, value in fields.items()})
+        if whole:
+            self._whole[worlds.start] = batch
+        return batch
 
-    def residual(self, z: Array, /, *, order: np.ndarray | None = None, out: Array | None = None) -> Array:
-        """R (B, active, V) of the mean loss at logits z (B, active, V); `out`: an array of that shape to write into.
+    def _only(self, sides: Mapping[str, _Side]) -> _Side:
+        """What a target objective reads: the rejected side, or the only one there is."""
+        return sides["rejected"] if "rejected" in sides else next(iter(sides.values()))
 
-        R_c = Σ_{tokens at c} push (π_c − e_y)/rows = k_c π_c − Σ push e_y/rows.
-        """
-        xp = array_namespace(z)
-        mass, log_norm, norm = _softmax_parts(xp, z, out)
-        sides = self._now(order)
-        logp = {name: _take(z, side.label) - _take(log_norm, side.at) for name, side in sides.items()}
-        rows = next(iter(sides.values())).at.shape[1]
-        push = self._push(sides, logp, rows)
-        weight = xp.zeros_like(log_norm)
-        given = {name: push[name] / rows for name in sides}
-        for name, side in sides.items():
-            _add_at(weight, side.at, given[name])
-        mass *= (weight / norm)[..., None]
-        for name, side in sides.items():
-            _add_at(mass, side.label, -given[name])
-        return mass
+    def _beliefs(self, z: Array, log_norm: Array, side: _Side, worlds: slice) -> tuple[Array, Array, Array]:
+        """log π at the contexts of every token (N, T, V), the labels and the mask (N, T)."""
+        at = side.at[worlds].reshape(-1, side.at.shape[-1])
+        log_probs = z.reshape(-1, self.classes)[at] - log_norm.reshape(-1)[at][..., None]
+        labels = side.label[worlds].reshape(at.shape) - at * self.classes
+        return log_probs, labels, side.mask[worlds].reshape(at.shape)
 
-    def _push(self, sides: Mapping[str, _Side], logp: Mapping[str, Array], rows: int) -> dict[str, Array]:
-        """Push of every token, (B, m, T) a side."""
-        xp = array_namespace(self.world.logits)
-        blocks = [slice(b, b + 1) for b in range(self.worlds)] if self.across else [slice(None)]
-        parts: dict[str, list[Array]] = {name: [] for name in sides}
-        for worlds in blocks:
-            push = self._tuned(worlds, rows).push(self._batch(sides, logp, worlds))
-            for name in sides:
-                parts[name].append(getattr(push, name))
-        return {name: xp.concat(values, axis=0).reshape(logp[name].shape) for name, values in parts.items()}
+    def _tuned(self, rows: int) -> list[tuple[slice, Any]]:
+        """(worlds that are evaluated at once, the objective with their parameters), `rows` rows in each world."""
+        if rows not in self._known:
+            if self._together:
+                self._known[rows] = [(slice(0, self.worlds), self._spread(rows))]
+            else:
+                self._known[rows] = [(slice(b, b + 1), self._scalar(b)) for b in range(self.worlds)]
+        return self._known[rows]
 
-    def loss(self, z: Array, /) -> Array:
-        """Mean loss over all rows, (B,), at logits z (B, active, V)."""
-        xp = array_namespace(z)
-        _, log_norm, _ = _softmax_parts(xp, z, None)
-        logp = {name: _take(z, side.label) - _take(log_norm, side.at) for name, side in self.sides.items()}
-        blocks = [slice(b, b + 1) for b in range(self.worlds)]
-        each = [self._tuned(w, self.number).loss(self._batch(self.sides, logp, w)) for w in blocks]
-        return xp.stack([xp.mean(one) for one in each])
+    def _scalar(self, world: int) -> Any:
+        """The objective of one world."""
+        own = {name: value[world].item() for name, value in self._parameters.items()}
+        return dataclasses.replace(self._objective, **own) if own else self._objective
 
+    def _spread(self, rows: int) -> Any:
+        """The objective with its parameters (B,) repeated for every row."""
+        own = {name: self.xp.repeat(value, rows) for name, value in self._parameters.items()}
+        return dataclasses.replace(self._objective, **own) if own else self._objective
 
-def _softmax_parts(xp: Any, z: Array, out: Array | None) -> tuple[Array, Array, Array]:
-    """(e^{z − max}, log Σ e^z, Σ e^{z − max}); the first written into `out` where one is given."""
-    top = xp.max(z, axis=-1, keepdims=True)
-    if out is None:
-        mass = xp.exp(z - top)
-    else:
-        xp.subtract(z, top, out=out)
-        mass = xp.exp(out, out=out)
-    norm = xp.sum(mass, axis=-1)
-    return mass, top[..., 0] + xp.log(norm), norm
+    def _all_at_once(self) -> bool:
+        """Whether one call serves all worlds: no row looks at another, and parameters may be arrays (rows,)."""
+        if self.across or self.worlds == 1 or not self._parameters:
+            return not self.across and self.worlds > 1
+        if self._objective.kind != "sequence":  # tokens and targets would need (rows, 1)
+            return False
+        batch = self._batch(self.sides, {name: side.reference for name, side in self.sides.items()}, slice(None))
+        try:
+            one = self._spread(self.number)
+            one.loss(batch)
+            one.push(batch)
+        except (TypeError, ValueError, RuntimeError):  # it branches on a parameter
+            return False
+        return True
 
 
-def _take(values: Array, index: Array) -> Array:
-    """values.ravel()[index]."""
-    return values.reshape(-1)[index]
+def _used(world: World, sides: Mapping[str, str]) -> list[Responses]:
+    """The responses of the sides, one row a prompt on each."""
+    if missing := sorted(set(sides.values()) - set(world.responses)):
+        msg = f"expected kinds among {', '.join(world.responses)}, got {', '.join(missing)}; name one that is there"
+        raise BadInput(msg)
+    used = [world.responses[kind] for kind in sides.values()]
+    if len(counts := {int(r.context.shape[1]) for r in used}) != 1:
+        what = "no side at all" if not counts else f"{sorted(counts)} responses"
+        msg = f"expected as many responses on every side, got {what}; give each prompt one of each"
+        raise BadInput(msg)
+    return used
+
+
+def _parameters(objective: Any, like: Array, worlds: int) -> dict[str, Array]:
+    """The parameters of an objective that are arrays (B,), in the library of `like`."""
+    xp, found = array_namespace(like), {}
+    for field in dataclasses.fields(objective):
+        value = getattr(objective, field.name)
+        if getattr(value, "ndim", 0):
+            if tuple(value.shape) != (worlds,):
+                msg = f"{field.name}: expected a number, or one a world ({worlds},), got {tuple(value.shape)}"
+                raise BadInput(msg)
+            found[field.name] = xp.asarray(value, device=device(like))
+    return found
+
+
+def _softmax(xp: Any, z: Array, out: Array | None) -> tuple[Array, Array, Array]:
+    """(e^{z − max} written into `out` where one is given, Σ e^{z − max}, log Σ e^z), block by block of rows."""
+    mass = xp.empty_like(z) if out is None else out
+    rows, parts = z.reshape(-1, z.shape[-1]), mass.reshape(-1, z.shape[-1])
+    top = xp.max(rows, axis=-1)
+    norm, ones = xp.empty_like(top), xp.ones_like(rows[0])
+    for piece in blocks(rows):
+        part = parts[piece]
+        xp.subtract(rows[piece], top[piece][:, None], out=part)
+        xp.exp(part, out=part)
+        norm[piece] = part @ ones
+    return mass, norm.reshape(z.shape[:-1]), (top + xp.log(norm)).reshape(z.shape[:-1])
 
 
 def _add_at(target: Array, index: Array, values: Array) -> None:
-    """target.ravel()[index] += values, repeated indices added up."""
+    """target[index] += values along the first axis, repeated indices added up."""
     if is_torch_array(target):
-        target.view(-1).index_add_(0, index.reshape(-1), values.reshape(-1))
+        target.index_add_(0, index, values)
     else:
-        np.add.at(target.reshape(-1), index.reshape(-1), values.reshape(-1))
+        np.add.at(target, index, values)

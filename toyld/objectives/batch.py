@@ -9,6 +9,7 @@ anything (nan too) and masked. What an objective does not use stays None.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace, is_array_api_obj
@@ -119,7 +120,7 @@ class Batch:
         if self.groups is not None and tuple(self.groups.shape) != tuple(sizes):
             raise ObjectiveError(f"groups: expected shape (B,) = {tuple(sizes)}, got {tuple(self.groups.shape)}")
 
-    @property
+    @cached_property
     def xp(self) -> Any:
         """The array library of this batch."""
         return array_namespace(*(a for side in _SIDES if (a := getattr(self, side)) is not None))
@@ -133,7 +134,7 @@ class Batch:
         mask, xp = getattr(self, f"{side}_mask"), self.xp
         if mask is None:
             return xp.ones_like(self._array(side), dtype=xp.bool)
-        return xp.astype(mask, xp.bool)
+        return xp.astype(mask, xp.bool, copy=False)
 
     def tokens(self, name: str, /) -> Array:
         """(B, T) log-probabilities `chosen`, `ref_chosen`, `old_chosen`, …, exactly 0 on masked positions."""

@@ -2,6 +2,7 @@
 
     run.json                            schema, command, stages, versions, commit, config; written first
     <stage>-<arm>/eval-<step>.nc        one evaluation, all its seeds; the step in 8 digits
+    <stage>-<arm>/state-<step>.safetensors    what a resumed run goes on from (`toyld.trajectory.states`)
     verdict.json, ...                   whatever is written at the end
 
 Every file is written whole or not at all, so a killed run loses at most the evaluation under way, and what it leaves is
@@ -26,6 +27,7 @@ from toyld.checked import TrajectoryError, fail
 from toyld.checkout import checkout
 from toyld.trajectory._sniff import find
 from toyld.trajectory.combine import _join, _note_repeats, concat
+from toyld.trajectory.states import SavedState, load_state, save_state, states
 from toyld.trajectory.storage import _write, load, save
 from toyld.trajectory.table import validate
 
@@ -148,6 +150,21 @@ class RunFolder:
                 done.update(ds.step.values.tolist())
         return sorted(done)
 
+    def write_state(self, stage: str, arm: str, step: int, arrays: Mapping[str, Any], /, *, beside: Any = None) -> Path:
+        """Write what a resumed run needs to go on after `step` updates; the last two states are kept. Its file.
+
+        Write it after the evaluation of the same step: then no state is ahead of what was measured.
+        """
+        if stage not in self.stages:
+            fail(f"a stage among {', '.join(self.stages)}", ascii(stage)[:60], "name it when the run is created")
+        _plain("arm", arm)
+        return save_state(self.path / f"{stage}-{arm}", step, arrays, beside=beside)
+
+    def state(self, stage: str, arm: str, /, *, until: int) -> SavedState | None:
+        """The last state of at most `until` updates, None where there is none: the stage starts anew then."""
+        there = [file for step, file in states(self.path / f"{stage}-{arm}").items() if step <= until]
+        return load_state(there[-1]) if there else None
+
     def write_json(self, name: str, value: Any, /) -> Path:
         """Write a JSON file beside run.json, verdict.json for one, whole or not at all; its path."""
         if not re.fullmatch(r"\w[\w.-]*\.json", name) or name == "run.json":
@@ -182,7 +199,8 @@ def read_folder(path: str | Path, /) -> list[xr.Dataset]:
             fail("NetCDF-3 in every file named .nc", got, do)
     files = found.get("netcdf", [])
     if not files and run is not None:
-        fail("a run with an evaluation", f"{path.name} with run.json and no evaluation yet", "wait for the first one")
+        do = "wait for the first one (a sweep has none: it is told in its summary.csv)"
+        fail("a run with an evaluation", f"{path.name} with run.json and no evaluation yet", do)
     if not files:
         fail("a run folder", f"{path.name} without any evaluation", "name the folder that holds run.json")
     groups: dict[tuple[str, str], list[tuple[xr.Dataset, str]]] = {}

@@ -1,0 +1,222 @@
+"""Which pairs will be displaced: what scores that know the world before DPO are worth, in held-out worlds (K3).
+
+Tables of `toyld.contexts.experiments.foresight`: for each seed, the rank correlation over the pairs of a score with the
+fall of log π(y⁺) under the DPO that follows. Every score is oriented so that a positive correlation means that it
+foretells the fall. Statements are about both targets, at equal margin and at the end, and both regimes, pairs trained
+together and each alone; an effect is the smaller of the two targets'. Responses there have 3 to 6 tokens; AUCs are in
+the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+
+from toyld.claims.effects import Effect, ranked
+from toyld.claims.runs import run_claim
+
+__all__ = ["needs_scores"]
+
+RAZIN = "Razin et al. 2025 (2410.08847), §5"
+ENDS = ("", "_end")
+
+
+def needs_scores(*scores: str, regime: str | None = None) -> Callable[[xr.Dataset], str | None]:
+    """Premises: a table of scores with these, of this regime if one is named."""
+
+    def reason(ds: xr.Dataset, /) -> str | None:
+        if ds.attrs["stage"] != "scores":
+            return f"a run of stage {ds.attrs['stage']}; the claim is about scores of pairs"
+        if lacking := [one for one in scores if any(f"eval_rank{end}_{one}" not in ds for end in ENDS)]:
+            return f"not scored: {', '.join(lacking)}"
+        if regime is not None and ds.attrs.get("regime") != regime:
+            return f"pairs trained {ds.attrs.get('regime', 'one does not know how')}; the claim is about {regime}"
+        return None
+
+    return reason
+
+
+def _rank(ds: xr.Dataset, score: str, end: str) -> np.ndarray:
+    return np.asarray(ds[f"eval_rank{end}_{score}"].isel(step=0).values, float)
+
+
+def _better(ds: xr.Dataset, score: str, *others: str) -> Effect:
+    """The least lead of a score over the others, at both targets."""
+    return ranked([_rank(ds, score, end) - _rank(ds, other, end) for other in others for end in ENDS])
+
+
+def _foretells(ds: xr.Dataset, score: str) -> Effect:
+    return ranked([_rank(ds, score, end) for end in ENDS])
+
+
+@run_claim(
+    "foresight.one-step-beats-ches",
+    "One update in closed form (K3) ranks pairs by displacement better than CHES does, plain or length-normalised.",
+    source=f"K3 against {RAZIN}",
+    premises=needs_scores("k3", "ches", "ches_normalised"),
+    expect="holds",
+    why="by .2 to .5 in rank correlation under each of three kernels, pairs together and alone",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def one_step_beats_ches(ds: xr.Dataset) -> Effect:
+    """Rank correlation of K3's total minus that of the better form of CHES."""
+    return _better(ds, "k3", "ches", "ches_normalised")
+
+
+@run_claim(
+    "foresight.one-step-beats-edit-distance",
+    "One update in closed form (K3) ranks pairs by displacement better than their edit distance does.",
+    source=f"K3; {RAZIN}: edit distance foretold nothing",
+    premises=needs_scores("k3", "overlap"),
+    expect="open",
+    why="by .2 to .5 in five of six designs; for pairs alone under the kernel with the largest common part by .11 "
+    "[.02, .20], which is not sure",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def one_step_beats_edit_distance(ds: xr.Dataset) -> Effect:
+    """Rank correlation of K3's total minus that of 1 − edit distance."""
+    return _better(ds, "k3", "overlap")
+
+
+@run_claim(
+    "foresight.one-step-beats-likelihoods",
+    "One update in closed form (K3) ranks pairs by displacement better than any of the log-probabilities of y⁻ (per "
+    "token), of y⁺ (per token) and their margin.",
+    source="K3",
+    premises=needs_scores("k3", "improbability", "margin", "ease"),
+    expect="holds",
+    why="by .4 to .5 under each of three kernels, pairs together and alone",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def one_step_beats_likelihoods(ds: xr.Dataset) -> Effect:
+    """Rank correlation of K3's total minus that of the best of the three."""
+    return _better(ds, "k3", "improbability", "margin", "ease")
+
+
+@run_claim(
+    "foresight.other-pairs-matter",
+    "Where pairs are trained together, K3's terms of the other pairs improve the ranking by the pair's own two terms.",
+    source="K3; Yuan et al. 2024 (2410.13828), Condition 1, looks at the pair alone",
+    premises=needs_scores("k3", "pair", regime="many"),
+    expect="open",
+    why="by .4 and .5 under kernels with a component that all pairs share; by .03 [−.02, .07] under one of prefixes, "
+    "where pairs hardly meet",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def other_pairs_matter(ds: xr.Dataset) -> Effect:
+    """Rank correlation of the total minus that of own + rejected."""
+    return _better(ds, "k3", "pair")
+
+
+@run_claim(
+    "foresight.few-updates-beat-one",
+    "Eight large updates, each twice the last, rank pairs by displacement better than one update does.",
+    source="K3, `toyld.contexts.predict.foresee`",
+    premises=needs_scores("foreseen", "k3"),
+    expect="holds",
+    why=".94 to .99 against .6 to .9: one update does not see that the pull of y⁺ fades while the push on y⁻ goes on",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def few_updates_beat_one(ds: xr.Dataset) -> Effect:
+    """Rank correlation of what is foreseen minus that of K3's total."""
+    return _better(ds, "foreseen", "k3")
+
+
+@run_claim(
+    "foresight.few-updates-beat-a-beginning",
+    "Eight large updates, each twice the last, rank pairs by displacement better than the run's own first eight do.",
+    source="`toyld.contexts.predict.foresee`",
+    premises=needs_scores("foreseen", "begun"),
+    expect="holds",
+    why="by .06 to .11: time is better spent in steps that grow as the push fades",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def few_updates_beat_a_beginning(ds: xr.Dataset) -> Effect:
+    """Rank correlation of what is foreseen minus that of the change so far."""
+    return _better(ds, "foreseen", "begun")
+
+
+@run_claim(
+    "foresight.first-update-is-too-hopeful",
+    "More chosen responses fall, by equal margin and by the end, than the first update lowers.",
+    source="K3 and Condition 1 of Yuan et al. 2024 (2410.13828) at the start of a run",
+    premises=needs_scores("k3"),
+    expect="holds",
+    why="the first update lowers up to 1 % of the chosen responses of pairs alone, and 0, 10, 32 % of pairs together; "
+    "at a margin of 20 nats 9 to 25 % and 12, 50, 91 % have fallen",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def first_update_is_too_hopeful(ds: xr.Dataset) -> Effect:
+    """Share of pairs that fall minus the share that the first update lowers."""
+    first = ds["eval_fell_first"].isel(step=0).values
+    return ranked([ds[f"eval_fell{end}"].isel(step=0).values - first for end in ENDS])
+
+
+@run_claim(
+    "foresight.ches-foretells",
+    "The higher the CHES score of a pair, the further its chosen response falls.",
+    source=RAZIN,
+    premises=needs_scores("ches"),
+    expect="open",
+    why="rank correlations of .27 to .56 for pairs alone, each sure; for pairs together .43, .16 and 0, the less the "
+    "more all contexts share",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def ches_foretells(ds: xr.Dataset) -> Effect:
+    """Rank correlation of CHES."""
+    return _foretells(ds, "ches")
+
+
+@run_claim(
+    "foresight.normalised-ches-foretells",
+    "The higher the length-normalised CHES score of a pair, the further its chosen response falls.",
+    source=RAZIN,
+    premises=needs_scores("ches_normalised"),
+    expect="open",
+    why="between −.2 and +.2, of either sign, none sure; the longer y⁺, the higher it is (rank correlation .2 to .7)",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def normalised_ches_foretells(ds: xr.Dataset) -> Effect:
+    """Rank correlation of normalised CHES."""
+    return _foretells(ds, "ches_normalised")
+
+
+@run_claim(
+    "foresight.overlap-foretells",
+    "The fewer edits lead from the chosen to the rejected response, the further the chosen one falls.",
+    source="Pal et al. 2024 (2402.13228), §3: pairs at small edit distance",
+    premises=needs_scores("overlap"),
+    expect="open",
+    why="rank correlations of .43 to .58 for pairs alone, each sure; for pairs together .39, .22 and .10 ± .13",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def overlap_foretells(ds: xr.Dataset) -> Effect:
+    """Rank correlation of 1 − edit distance."""
+    return _foretells(ds, "overlap")
+
+
+@run_claim(
+    "foresight.improbability-foretells",
+    "The more improbable the rejected response is per token, the further the chosen one of its pair falls.",
+    source="Ren & Sutherland 2025, §3.3 trend 3 and §4.2, read pair by pair (K8)",
+    premises=needs_scores("improbability"),
+    expect="open",
+    why="between −.23 and +.06; for pairs alone it leans the other way (−.14, −.19, −.23), the last one sure",
+    rungs=("contexts",),
+    experiment="foresight",
+)
+def improbability_foretells(ds: xr.Dataset) -> Effect:
+    """Rank correlation of −log π(y⁻)/|y⁻|."""
+    return _foretells(ds, "improbability")

@@ -1,0 +1,151 @@
+"""K8, continued: beliefs around y⁻, the labels it carries, and sampled y⁻ in which all factors move together.
+
+About the designs *peak*, *bag*, *sampled*, *pairs* of `toyld.contexts.experiments.similarity`; changes are read as in
+`toyld.claims.similarity`.
+"""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from toyld.claims.effects import Effect, ranked
+from toyld.claims.similarity import K8, NAME, SHARED, STRONG, change, differing, kernel_claim
+
+__all__: list[str] = []
+
+_FLAT, _AS_IS = {"power": 0.0}, {"power": 1.0}
+
+
+@kernel_claim(
+    "similarity.flat-beliefs-spare",
+    "Where contexts share a component: with π(y⁻) and S fixed, an untrained response falls less at equal margin if all "
+    "other tokens are equally likely at y⁻'s own contexts.",
+    source=K8,
+    premises=differing("peak", _FLAT, _AS_IS, share=SHARED),
+    expect="open",
+    why="by .70 nats in the language of facts, and by .09 [.02, .17] in the chain, which is not sure; at 12 "
+    "prompts sure in both",
+    takes="control",
+)
+def flat_beliefs_spare(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Change with flat beliefs minus that with the policy's own."""
+    return ranked([change(ds) - change(control)])
+
+
+@kernel_claim(
+    "similarity.flat-beliefs-squeeze-less",
+    "Where contexts share a component: with π(y⁻) and S fixed, the argmax along an untrained response rises less at "
+    "equal margin if all other tokens are equally likely at y⁻'s own contexts.",
+    source=f"{K8}; the peak that a negative gradient feeds",
+    premises=differing("peak", _FLAT, _AS_IS, share=SHARED),
+    expect="holds",
+    why="by .91 and .31 nats; a sharper peak than the policy's own raises the argmax further, but not the fall",
+    takes="control",
+)
+def flat_beliefs_squeeze_less(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Rise of the argmax with the policy's own beliefs minus that with flat ones."""
+    return ranked([change(control, variable="argmax_logp") - change(ds, variable="argmax_logp")])
+
+
+_SAME, _OTHER = {"bag": "own"}, {"bag": "other"}
+
+
+@kernel_claim(
+    "similarity.same-bag-spares",
+    "At the same contexts and probability, an untrained response falls less at equal margin if y⁻'s labels are y⁺'s "
+    "tokens than if they are another sample's.",
+    source=f"{K8}: label sums cancel along what contexts share; a reason why a permutation might do little harm",
+    premises=differing("bag", _SAME, _OTHER),
+    expect="conditional",
+    why="it spares in the chain, most at a share of .2, and costs 2.3 nats in the language of facts at a share of "
+    ".5; at 12 prompts alike, and order matters little",
+    takes="control",
+)
+def same_bag_spares(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Change with y⁺'s bag minus that with the other one."""
+    return ranked([change(ds) - change(control)])
+
+
+@kernel_claim(
+    "similarity.same-bag-costs-chosen",
+    "At the same contexts and probability, the chosen response ends lower at equal margin if y⁻'s labels are its own "
+    "tokens than if they are another sample's.",
+    source=K8,
+    premises=differing("bag", _SAME, _OTHER),
+    expect="holds",
+    why="by .5 to 2.6 nats: the tokens that y⁻ loses are the ones that chosen needs",
+    takes="control",
+)
+def same_bag_costs_chosen(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Change of chosen with the other bag minus that with its own."""
+    return ranked([change(control, "chosen") - change(ds, "chosen")])
+
+
+@kernel_claim(
+    "similarity.on-policy-displaces-more",
+    "Where half of every feature's square is common, rejected responses that the policy itself says (temperature 1) "
+    "lower an untrained response more at equal margin than nearly uniform ones (temperature 16).",
+    source=f"{K8}, K4: nothing intervened",
+    premises=differing("sampled", {"text": "temperature 1"}, {"text": "temperature 16"}, share=STRONG),
+    expect="open",
+    why="by 1.9 nats in the language of facts, and by .48 [.03, .92] in the chain, which is not sure; at 12 "
+    "prompts sure in both (2.9 and 1.5), and not to be seen at shares up to .2",
+    takes="control",
+)
+def on_policy_displaces_more(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Fall with the policy's own minus fall with the improbable ones."""
+    return ranked([change(control) - change(ds)])
+
+
+@kernel_claim(
+    "similarity.permutation-spares",
+    "At equal margin, a permutation of y⁺ as y⁻ lowers an untrained response less than what the policy itself says.",
+    source=f"{K8}, on a small language model: 3 to 20 times less",
+    premises=differing("sampled", {"text": "permutation"}, {"text": "temperature 1"}),
+    expect="open",
+    why="by 1.8 nats in the chain; in the language of facts −.5 [−1.4, .3]. At 12 prompts the chain agrees at "
+    "every share, facts only without a common component",
+    takes="control",
+)
+def permutation_spares(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Change with the permutation minus that with the policy's own."""
+    return ranked([change(ds) - change(control)])
+
+
+def _ranks(ds: xr.Dataset, /) -> str | None:
+    mine = ds.attrs.get("experiment") == NAME and ds.attrs.get("design") == "pairs"
+    return None if mine else f"the claim is about single pairs of the experiment {NAME}"
+
+
+@kernel_claim(
+    "similarity.pairs-rank-with-labels",
+    "Among pairs with sampled y⁻ of equal log π(y⁻) and kernel, untrained responses fall more per nat of margin at the "
+    "first update, the more label coupling y⁻ has to them (Σ S over equal labels).",
+    source=f"{K8}: nothing intervened, partial rank correlation over pairs",
+    premises=_ranks,
+    expect="holds",
+    why="partial rank correlations of .22 and .56; at 12 prompts .31 to .57 at every share, and as much where "
+    "each pair is trained to the margin",
+    unit="(rank correlation)",
+)
+def pairs_rank_with_labels(ds: xr.Dataset) -> Effect:
+    """Spearman's correlation of the fall with the label coupling, given log π(y⁻) and the mean S."""
+    return ranked([ds.eval_first_label_given_rest.values[:, 0]])
+
+
+@kernel_claim(
+    "similarity.pairs-rank-with-improbability",
+    "Among pairs with sampled y⁻ of equal coupling of contexts and labels, untrained responses fall more per nat of "
+    "margin at the first update, the less probable y⁻ is.",
+    source=f"{K8}: nothing intervened, partial rank correlation over pairs",
+    premises=_ranks,
+    expect="holds",
+    why="partial rank correlations of .26 and .28: the opposite of what the probability does by intervention at "
+    "equal margin (similarity.improbable-displaces-more), since sampled y⁻ of another probability are other "
+    "texts; where pairs are trained to the margin it fades as more is common, and turns in the chain at a "
+    "share of .5",
+    unit="(rank correlation)",
+)
+def pairs_rank_with_improbability(ds: xr.Dataset) -> Effect:
+    """Minus Spearman's correlation of the fall with log π(y⁻), given the two couplings."""
+    return ranked([-ds.eval_first_logp_given_rest.values[:, 0]])

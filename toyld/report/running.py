@@ -1,0 +1,111 @@
+"""`toyld run` on the terminal: options to a plan, a bar while it runs, and the verdict at the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from toyld.checked import BadInput
+from toyld.contexts import command, languages
+from toyld.contexts.command import SIZES, Plan
+from toyld.contexts.sweep import Grid
+from toyld.files import write_whole
+from toyld.report.command import run as diagnose
+from toyld.report.sweeps import print_summary, summary
+
+__all__ = ["contexts", "grid_of", "plan_of"]
+
+_AXES = {"beta": "beta", "lr": "lr", "sft_steps": "sft", "temperature": "temperature", "common": "common"}
+
+
+def _seeds(given: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    count = settings["seeds"] if given.get("seeds") is None else given["seeds"]
+    first = given.get("first_seed", 0)
+    if count < 1 or first < 0 or first + count > 2**31:
+        msg = f"--seeds, --first-seed: expected at least 1 seed from 0 on, got {count} from {first}"
+        raise BadInput(msg)
+    return tuple(range(first, first + count))
+
+
+def _kernel(given: Mapping[str, Any]) -> dict[str, float]:
+    return {**languages.KERNEL, **given.get("kernel", {})}
+
+
+def plan_of(size: str, /, **given: Any) -> Plan:
+    """The plan of a size with what is given instead of its settings; an axis takes one value.
+
+    >>> plan_of("smoke", lr=(10.0,), seeds=2).lr
+    10.0
+    """
+    settings = SIZES[size]["run"]
+    for name in _AXES:
+        if len(given.get(name, ())) > 1:
+            msg = f"--{name.replace('_', '-')}: expected one value, got {len(given[name])}; several need --sweep"
+            raise BadInput(msg)
+    one = {name: given[name][0] for name in ("lr", "sft_steps", "temperature") if given.get(name)}
+    one |= {name: given[name] for name in ("steps", "sft_lr") if given.get(name) is not None}
+    one |= {name: given[name] for name in ("language", "objective", "evaluations") if name in given}
+    kernel = _kernel(given) | ({"common": given["common"][0]} if given.get("common") else {})
+    parameters = {"beta": given["beta"][0]} if given.get("beta") else {}
+    world = SIZES[size][given.get("language", "facts")]
+    fixed = {"seeds": _seeds(given, settings), "kernel": kernel, "parameters": parameters, "world": world}
+    return Plan(**{**settings, **one, **fixed})
+
+
+def grid_of(size: str, /, **given: Any) -> Grid:
+    """The grid of a size with what is given instead of its settings.
+
+    >>> grid_of("smoke", common=(0.0, 1.0), seeds=2).common
+    (0.0, 1.0)
+    """
+    settings = SIZES[size]["sweep"]
+    own = {_AXES[name]: tuple(given[name]) for name in _AXES if given.get(name)}
+    own |= {name: given[name] for name in ("steps", "sft_lr", "margin") if given.get(name) is not None}
+    own |= {name: given[name] for name in ("language", "objective") if name in given}
+    own |= {"marks": given["evaluations"]} if "evaluations" in given else {}
+    world = SIZES[size][given.get("language", "facts")]
+    return Grid(**{**settings, **own, "seeds": _seeds(given, settings), "kernel": _kernel(given), "world": world})
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function (done, total) that moves a bar on a terminal, none elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def contexts(out: Path, /, *, size: str, resume: bool, sweep: bool, given: Mapping[str, Any]) -> int:
+    """Do what `toyld run contexts` was asked to; its exit code."""
+    if sweep:
+        return _sweep(out, grid_of(size, **given), resume, int(given["workers"]))
+    plan = plan_of(size, **given)
+    if given["margin"] is not None or given["workers"] != 1:
+        raise BadInput("--margin, --workers: expected only with --sweep, got them for one run; add --sweep")
+    with _bar("running") as tell:
+        command.run(out, plan, resume=resume, tell=tell)
+    return diagnose((str(out),), json_file=out / "verdict.json")
+
+
+def _sweep(out: Path, grid: Grid, resume: bool, workers: int) -> int:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    if workers < 1:
+        msg = f"--workers: expected at least 1, got {workers}"
+        raise BadInput(msg)
+    # Spawned, not forked: a fork copies threads' locks.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
+    with pool or contextlib.nullcontext(), _bar("sweeping") as tell:
+        table = command.run_sweep(out, grid, resume=resume, executor=pool, tell=tell)
+    rows = summary(table)
+    write_whole(out / "summary.csv", command.to_csv(rows))
+    print_summary(rows)
+    return 0
