@@ -189,13 +189,15 @@ def score(
         BadInput: an unknown rung, or no claim that lives there.
     """
     from toyld.checked import BadInput
-    from toyld.claims import RunClaim, recorded
+    from toyld.claims import RunClaim
 
     if rung is not None and rung not in RUNGS:
         msg = f"expected a rung out of {', '.join(RUNGS)}, got {rung!r}"
         raise BadInput(msg)
     chosen = [c for c in claims if rung is None or rung in c.rungs]
     if rung in (None, "contexts") and any(isinstance(c, RunClaim) for c in chosen):
+        from toyld.claims import recorded
+
         recorded.packaged()  # a damaged file is bad input, not a broken check
     if not chosen:
         msg = f"expected claims at rung {rung!r}, got none of those chosen; leave --rung out to see where they live"

@@ -52,7 +52,19 @@ __all__ = [
     "surprise",
 ]
 
-_TOOLS = {"base", "closed_form", "effects", "exact", "published", "recorded", "runs", "spaces", "tables", "tools"}
+_TOOLS = {
+    "base",
+    "closed_form",
+    "effects",
+    "exact",
+    "published",
+    "recorded",
+    "recording",
+    "runs",
+    "spaces",
+    "tables",
+    "tools",
+}
 # The chapters in the order of the story; the word before the dot of a claim's id.
 CHAPTERS = {
     "decomposition": "A, K, G and the remainder of first order",
@@ -150,8 +162,6 @@ def describe(one: Claim, /) -> str:
     >>> print(describe(every()["squeeze.mass-goes-to-the-top"]).splitlines()[0])
     squeeze.mass-goes-to-the-top (theorem, expected: refuted)
     """
-    from toyld.claims import recorded
-
     lines = [f"{one.id} ({one.kind}, expected: {one.expect})", f"  {one.statement}", f"  source: {one.source}"]
     if one.proof and one.about == "step":
         lines.append(f"  {'why' if one.expect == 'refuted' else 'proof'}: {one.proof}")
@@ -165,7 +175,10 @@ def describe(one: Claim, /) -> str:
         for rung in one.rungs:
             lines.append(f"  at rung {rung}, expected {one.expected(rung)}: {one.because(rung)}")
             lines += [f"    {line}" for line in evaluate(one, rung=rung).lines()]  # type: ignore[union-attr]
-            lines += [f"    {line}" for line in recorded.line(one) if rung == "contexts"]
+            if rung == "contexts":
+                from toyld.claims import recorded
+
+                lines += [f"    {line}" for line in recorded.line(one)]
     return "\n".join(lines)
 
 

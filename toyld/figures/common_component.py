@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from toyld import softmax as sm
+from toyld.contexts import experiments
 from toyld.contexts.experiments import common
 from toyld.figures._look import FALL, INK, RISE, SOFT, require, title
 from toyld.figures._table import Table, rows
@@ -46,6 +47,22 @@ def _interval(units: np.ndarray) -> tuple[float, float, float, int]:
     return float(known.mean()), float(known.mean()) - half, float(known.mean()) + half, len(known)
 
 
+Texts = tuple[np.ndarray, np.ndarray]  # contexts and labels of the tokens of every response, (P, T)
+
+
+def _logp(z: np.ndarray, of: Texts) -> np.ndarray:
+    """Summed log π of every response, (P,)."""
+    return np.take_along_axis(sm.log_softmax(z)[of[0]], of[1][..., None], -1)[..., 0].sum(-1)
+
+
+def _residual(z: np.ndarray, *sides: tuple[Texts, np.ndarray]) -> np.ndarray:
+    """R (n, V), summed over prompts."""
+    r = np.zeros_like(z)
+    for of, push in sides:
+        np.add.at(r, of[0], sm.residual(z[of[0]], of[1], c=np.broadcast_to(push[:, None], of[1].shape)))
+    return r
+
+
 def by_hand(seeds: Iterable[int], /, *, c: float) -> float:
     """Change of chosen over all updates against random words, from Z ← Z − η S R and `softmax.residual` alone."""
     changes = []
@@ -57,32 +74,24 @@ def by_hand(seeds: Iterable[int], /, *, c: float) -> float:
         )
         every = slice(0, world.trained)
         z, gram = world.logits[0, every], np.asarray(world.kernel.block(every, every))[0]
-        plus, minus = (tuple(a[0] for a in world.responses[kind][:2]) for kind in ("chosen", "rejected"))
-
-        def logp(z: np.ndarray, of: tuple[np.ndarray, ...]) -> np.ndarray:
-            return np.take_along_axis(sm.log_softmax(z)[of[0]], of[1][..., None], -1)[..., 0].sum(-1)
-
-        def pushed(z: np.ndarray, rate: float, *sides: tuple[tuple[np.ndarray, ...], np.ndarray]) -> np.ndarray:
-            r = np.zeros_like(z)
-            for of, push in sides:
-                np.add.at(r, of[0], -sm.residual(z[of[0]], of[1], c=np.broadcast_to(push[:, None], of[1].shape)))
-            return z - rate * gram @ r
-
+        plus, minus = ((r.context[0], r.token[0]) for r in map(world.responses.get, ("chosen", "rejected")) if r)
         one = np.ones(design.prompts)
-        while -logp(z, plus).mean() > common.TAUGHT * design.length:
-            z = pushed(z, common.SFT_RATE, (plus, one))
+        for _ in range(common.SFT_UPDATES["equal loss"]):
+            if -_logp(z, plus).mean() <= common.TAUGHT * design.length:
+                break
+            z = z - common.SFT_RATE * gram @ _residual(z, (plus, one))
         first = z
         for _ in range(common.DPO_UPDATES["uniform"]):
-            gained = logp(z, plus) - logp(first, plus) - logp(z, minus) + logp(first, minus)
+            gained = _logp(z, plus) - _logp(first, plus) - _logp(z, minus) + _logp(first, minus)
             push = common.BETA / (1.0 + np.exp(common.BETA * gained))
-            z = pushed(z, common.DPO_RATE / (1.0 + c), (plus, push), (minus, -push))
-        changes.append(float((logp(z, plus) - logp(first, plus)).mean()))
+            z = z - common.DPO_RATE / (1.0 + c) * gram @ _residual(z, (plus, push), (minus, -push))
+        changes.append(float((_logp(z, plus) - _logp(first, plus)).mean()))
     return float(np.mean(changes))
 
 
 def data(size: str) -> Table:
     """One row per condition and reading: change at the margin (`update` −1), or extend's lead after an update."""
-    found = common.tables(range(SEED, SEED + SEEDS.get(size, 32)))
+    found = experiments.run("common", range(SEED, SEED + SEEDS.get(size, 32)))
     out: dict[str, list[Any]] = {}
 
     def add(reading: str, negatives: str, c: float, update: int, units: np.ndarray) -> None:
@@ -157,9 +166,6 @@ def check(table: Mapping[str, Any]) -> None:
     middle = 0.5 * (table["low_nats"] + table["high_nats"])
     off = float(np.abs(middle - table["mean_nats"]).max())
     require(off < 1e-9, f"a mean {off:.3g} nats from the middle of its interval")
-    made = by_hand(range(SEED, SEED + int(table["seeds"].max())), c=1.0)
-    shown = float(rows(table, reading="whole run", rejected="uniform", c=1.0)["mean_nats"][0])
-    require(abs(shown - made) < 1e-8 * abs(made), f"uniform, c = 1: chosen changes by {shown}, by hand {made}")
     require(table["seeds"].min() >= 8, f"a condition with {table['seeds'].min()} seeds only at the margin")
     for name in NEGATIVES:
         read = {reading: rows(table, reading=reading, rejected=name) for reading in READ}
@@ -184,3 +190,6 @@ def check(table: Mapping[str, Any]) -> None:
             require(one["low_nats"][-1] > 0.0, f"c = 0: extend's lead ends at {one['mean_nats'][-1]:.3g}")
         if c >= 1.0:
             require(one["mean_nats"].max() > 0.0 > one["high_nats"][-1], f"c = {c:g}: lead {one['mean_nats']}")
+    made = by_hand(range(SEED, SEED + int(table["seeds"].max())), c=1.0)
+    shown = float(rows(table, reading="whole run", rejected="uniform", c=1.0)["mean_nats"][0])
+    require(abs(shown - made) < 1e-8 * abs(made), f"uniform, c = 1: chosen changes by {shown}, by hand {made}")
