@@ -1,6 +1,7 @@
 """Advice: every source it names exists, the order is by evidence, and nothing is advised against the numbers."""
 
 import ast
+import csv
 import importlib.util
 import re
 from pathlib import Path
@@ -204,3 +205,24 @@ def test_one_evaluation_needs_another_and_no_probe():
     items = diagnose(table("squeezing", path=[0.0])).advice
     assert items[0]["knob"] == "eval_steps"
     assert not any(item["knob"] == "probe" for item in items)
+
+
+def test_what_hardly_matters_at_equal_margin_says_so():
+    """Over nine pairs of β and η the figure's change of chosen moves far less at equal margin than at equal updates."""
+    for kind in ("squeezing", "displacement"):
+        items = diagnose(table(kind)).advice
+        for name in ("lr", "beta"):
+            said = [item["evidence"] for item in items if item["knob"] == name]
+            assert said, (kind, name)
+            assert all("at equal margin it changes little (figure when_dpo_squeezes, C)" in text for text in said)
+        (centring,) = (item["evidence"] for item in items if item["knob"] == "centring")
+        assert "centring.spares-chosen" in centring
+        assert "undecided on real text" in centring
+    file = Path(__file__).parents[1] / "figures/when_dpo_squeezes.csv"
+    rows = [r for r in csv.DictReader(file.read_text(encoding="utf-8").splitlines()) if r["panel"] == "B"]
+    for common in {row["common"] for row in rows if float(row["common"]) >= 0.2}:
+        spread = [
+            np.ptp([float(r["value"]) for r in rows if (r["name"], r["common"]) == (name, common)])
+            for name in ("at_d_chosen", "d_chosen")
+        ]
+        assert spread[0] < 0.2 * spread[1], common

@@ -97,7 +97,7 @@ def test_kinds_are_the_released_keys_then_ours():
     assert [key for key, kind in KINDS.items() if kind.released] == RELEASED
     assert list(KINDS)[: len(RELEASED)] == RELEASED
     assert [key for key, kind in KINDS.items() if not kind.released] == [
-        "random_words", "chosen_half", "chosen_quarter", "sampled", "argmax",
+        "random_words", "chosen_half", "chosen_quarter", "sampled", "test_chosen", "argmax",
     ]  # fmt: skip
     symbols = [kind.symbol for kind in KINDS.values() if kind.symbol]
     assert len(symbols) == len(set(symbols)) == 14  # the paper's count
@@ -120,6 +120,7 @@ def test_groups_partition_the_kinds_and_spell_the_sets_of_the_claims():
     }  # fmt: skip
     assert group("taught others") == ("irr_train",)
     assert group("untaught") == ("irr_test",)
+    assert group("held out") == ("test_chosen",)
     assert group("shuffled") == ("random_permute", "random_nonhum")
     assert in_space("non-hum") == (*group("shuffled"), "random_words")
 
@@ -534,7 +535,7 @@ def test_random_words_come_from_the_vocabulary_evenly():
 
 # Making
 
-ALL = [key for key in KINDS if key not in ("chosen_initial", "argmax")]
+ALL = [key for key in KINDS if key not in ("chosen_initial", "test_chosen", "argmax")]
 
 
 def shout(text):
@@ -593,6 +594,7 @@ def test_what_cannot_be_had_is_listed_with_its_reason():
     assert reasons["irr_hum"] == reasons["chosen_selfr"] == "the data hold none and no rewriter for it was given"
     assert reasons["sampled"] == "no sampler was given"
     assert reasons["argmax"].startswith("not a text")
+    assert reasons["test_chosen"].startswith("it stands behind its own prompt")
     one = make(PAIRS[:1], ["irr_train"], seed=0)
     assert one.missing == {"irr_train": "1 of 1: no other prompt with another answer"}
 

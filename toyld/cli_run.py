@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import arg
-from tyro.constructors import PrimitiveConstructorSpec
 
 __all__ = ["contexts"]
 
 
-def _weight(words: list[str]) -> tuple[str, float]:
-    name, _, number = words[0].partition("=")
-    return name, float(number)
-
-
-_WEIGHT = PrimitiveConstructorSpec[Any](
-    nargs=1,
-    metavar="NAME=NUMBER",
-    instance_from_str=_weight,
-    is_instance=lambda value: isinstance(value, tuple),
-    str_from_instance=lambda value: [f"{value[0]}={value[1]}"],
-)
-_Weight = Annotated[Any, _WEIGHT]
-_Weights = Annotated[tuple[_Weight, ...], arg(metavar="NAME=NUMBER…", help_behavior_hint="")]
-_Numbers = Annotated[tuple[float, ...], arg(metavar="NUMBER…", help_behavior_hint="")]
-_Counts = Annotated[tuple[int, ...], arg(metavar="N…", help_behavior_hint="")]
+_Weights = Annotated[tuple[str, ...] | None, arg(metavar="NAME=NUMBER…", help_behavior_hint="")]
+_Numbers = Annotated[tuple[float, ...] | None, arg(metavar="NUMBER…", help_behavior_hint="")]
+_Counts = Annotated[tuple[int, ...] | None, arg(metavar="N…", help_behavior_hint="")]
 _Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
 _Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 
@@ -41,14 +28,14 @@ def contexts(
     seeds: _Count = None,
     first_seed: int = 0,
     objective: str = "dpo",
-    beta: _Numbers = (),
-    lr: _Numbers = (),
+    beta: _Numbers = None,
+    lr: _Numbers = None,
     steps: _Count = None,
     sft_lr: _Number = None,
-    sft_steps: _Counts = (),
-    temperature: _Numbers = (),
-    common: _Numbers = (),
-    kernel: _Weights = (),
+    sft_steps: _Counts = None,
+    temperature: _Numbers = None,
+    common: _Numbers = None,
+    kernel: _Weights = None,
     evaluations: int = 20,
     margin: _Number = None,
     workers: int = 1,
@@ -56,6 +43,7 @@ def contexts(
     """SFT, then DPO, of many contexts coupled by one kernel, in closed form; after plain and after extended SFT.
 
     With --sweep: all products of the values of beta, lr, sft-steps, temperature and common, after plain SFT, as tables.
+    What is not given depends on the size; numbers below are for smoke | paper.
 
     Args:
         out: Folder to write: a run folder, or with --sweep chunk-*.csv, runs.csv (a row a run) and summary.csv.
@@ -63,26 +51,54 @@ def contexts(
         resume: Go on with the run or sweep that is there.
         sweep: Many conditions instead of one run.
         language: facts: questions with one right answer, told in synonyms; markov: a chain of tokens.
-        seeds: How many worlds: seeds first-seed, first-seed + 1, …
+        seeds: How many worlds: seeds first-seed, first-seed + 1, … (4 | 32)
         first_seed: The first of them.
-        objective: Of the stage after SFT; see `toyld objectives`.
-        beta: β of the objective.
-        lr: Learning rate of the stage after SFT, for the mean over pairs.
-        steps: Its updates.
-        sft_lr: Learning rate of SFT.
-        sft_steps: Updates of SFT.
+        objective: Of the stage after SFT; see `toyld objectives`. With --sweep one with a β.
+        beta: β of the objective. (the objective's own, 0.1 for dpo; sweep: 0.1 | 0.05 0.1 0.2)
+        lr: Learning rate of the stage after SFT, for the mean over pairs. (12 | 24; sweep: 12 | 12 24 48)
+        steps: Its updates. (60 | 60; sweep: 100 | 100)
+        sft_lr: Learning rate of SFT. (0.6 | 1.2)
+        sft_steps: Updates of SFT. (40 | 40; sweep: 10 40 | 10 20 40)
         temperature: At which y− is sampled from the model before training: 1 = its own answers, 8 = nearly uniform.
+            (1 | 1; sweep: 1 8 | 1 2 8)
         common: Weight of the feature that all contexts share (anisotropy).
-        kernel: Weights of other components, for example identity=0.5 token=0.2; the rest stay as they are.
+            (0.1 | 0.1; sweep: 0 0.2 1.6 | 0 0.1 0.2 0.4 0.8 1.6)
+        kernel: Weights of components of the kernel: identity, common, prompt, token, prefix, position. Those not named
+            stay as they are. (identity=0.5 common=0.1 prompt=0.2 token=0.2)
         evaluations: Of each stage, evenly spaced.
-        margin: Sweeps also compare where the margin has grown by this many nats.
+        margin: Sweeps also compare where the margin has grown by this many nats. (10 | 10)
         workers: Processes that compute a sweep.
     """
-    given = {
-        "language": language, "seeds": seeds, "first_seed": first_seed, "objective": objective, "beta": beta, "lr": lr,
-        "steps": steps, "sft_lr": sft_lr, "sft_steps": sft_steps, "temperature": temperature, "common": common,
-        "kernel": dict(kernel), "evaluations": evaluations, "margin": margin, "workers": workers,
-    }  # fmt: skip
+    from toyld.checked import BadInput
     from toyld.report.running import contexts as show
 
+    several = {"beta": beta, "lr": lr, "sft_steps": sft_steps, "temperature": temperature, "common": common}
+    for name, values in {**several, "kernel": kernel}.items():
+        if values is not None and not values:
+            msg = f"--{name.replace('_', '-')}: expected at least one value behind it, got none; name one or drop it"
+            raise BadInput(msg)
+    given = {name: values or () for name, values in several.items()} | {
+        "language": language, "seeds": seeds, "first_seed": first_seed, "objective": objective, "steps": steps,
+        "sft_lr": sft_lr, "kernel": _weights(kernel or ()), "evaluations": evaluations, "margin": margin,
+        "workers": workers,
+    }  # fmt: skip
     return show(out, size=size, resume=resume, sweep=sweep, given=given)
+
+
+def _weights(words: Iterable[str]) -> dict[str, float]:
+    """name=number words as weights, each once."""
+    from toyld.checked import BadInput
+
+    found: dict[str, float] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            msg = f"--kernel: expected NAME=NUMBER, for example identity=0.5, got {word!r}"
+            raise BadInput(msg) from None
+        if name in found:
+            msg = f"--kernel: expected each component once, got {name} twice; drop one"
+            raise BadInput(msg)
+        found[name] = weight
+    return found

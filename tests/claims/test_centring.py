@@ -46,6 +46,16 @@ UP, DOWN = {"chosen": 0.05, "test": -0.05}, {"chosen": -0.2, "test": -0.5}
 CLOSE = {"chosen": -0.2, "test": -0.49}
 WIDE = {"chosen": -0.1, "top": 0.2}
 THREE = [table("plain", **DOWN), table("centred", **UP), table("without-component", **UP)]
+
+
+def every(arm, good, bad, kernel, **others):
+    """A world with an arm and all remedies, which do as `bad` but for those named (None: not run); IPO ends below 5."""
+    how = {name: {**bad, "most": 4.9} if name == "ipo" else bad for name in remedies.REMEDIES}
+    how |= {name.replace("_", "-"): doing for name, doing in others.items()}
+    made = [table(name, kernel=kernel, **doing) for name, doing in how.items() if doing is not None]
+    return [table(arm, **good, kernel=kernel), *made]
+
+
 # id -> (where it holds, where it is refuted, where it says nothing and a word of the reason)
 CASES = {
     "centring.spares-chosen": (
@@ -109,19 +119,24 @@ CASES = {
         (THREE, "no runs on the kernels"),
     ),
     "centring.chosen-above-remedies": (
-        pair("centred", UP, "extend", DOWN),
-        pair("centred", UP, "rpo", {"chosen": 0.1}),
-        (pair("centred", UP, "rpo-centred", DOWN), "about other arms"),
+        every("centred", UP, DOWN, "common"),
+        every("centred", UP, DOWN, "common", rpo={"chosen": 0.1}),
+        (pair("centred", UP, "extend", DOWN), "facts common lacks rpo"),
+    ),
+    "centring.chosen-above-balanced": (
+        every("centred", UP, DOWN, "common", rpo={"chosen": 0.1}),
+        every("centred", UP, DOWN, "common", simpo={"chosen": 0.1}),
+        (every("centred", UP, DOWN, "common", simpo=None), "facts common lacks simpo"),
     ),
     "centring.untrained-above-remedies": (
-        pair("centred", UP, "rpo", DOWN),
-        pair("centred", UP, "rpo", {"test": 0.0}),
-        (pair("centred", UP, "rpo", {"most": 3.0}), "nine seeds of ten"),
+        every("centred", UP, DOWN, "common"),
+        every("centred", UP, DOWN, "common", ipo={"test": 0.0, "most": 4.9}),
+        (every("centred", UP, DOWN, "common", dpop={"most": 3.0}), "of dpop and centred reach a margin"),
     ),
     "centring.projected-above-remedies": (
-        pair("projected", UP, "rpo", DOWN, kernel="uneven"),
-        pair("projected", UP, "rpo", {"test": 0.0}, kernel="uneven"),
-        (pair("projected", UP, "rpo", DOWN, kernel="measured"), "about the kernels uneven"),
+        every("projected", UP, DOWN, "uneven"),
+        every("projected", UP, DOWN, "uneven", gate_dpo={"test": 0.0}),
+        (every("projected", UP, DOWN, "measured"), "no runs on the kernel uneven"),
     ),
     "centring.spares-real-text": (
         pair("projected", UP, "plain", DOWN, kernel="measured"),
@@ -129,9 +144,9 @@ CASES = {
         (pair("centred", UP, "plain", DOWN), "about the kernels measured"),
     ),
     "centring.projected-on-real-text": (
-        pair("projected", UP, "extend", DOWN, kernel="measured"),
-        pair("projected", DOWN, "extend", UP, kernel="measured"),
-        (pair("projected", UP, "extend", DOWN), "about the kernels measured"),
+        every("projected", UP, DOWN, "measured"),
+        every("projected", UP, DOWN, "measured", extend={"test": 0.0}),
+        (every("projected", UP, DOWN, "measured", ipo=None), "facts measured lacks ipo"),
     ),
     "centring.adds-to-nll": (
         pair("rpo-centred", UP, "rpo", DOWN),
@@ -176,6 +191,50 @@ def test_a_random_vector_must_change_nothing_either_way(how, verdict):
     claim = RUNS["centring.random-changes-nothing"]
     assert evaluate_on(claim, named(pair("random", how, "plain", DOWN))).verdict == verdict
     assert evaluate_on(claim, named(pair("random-projected", DOWN, "plain", how))).verdict == verdict
+
+
+ALL_REMEDIES = {
+    "centring.chosen-above-remedies": ("centred", "common"),
+    "centring.untrained-above-remedies": ("centred", "common"),
+    "centring.projected-above-remedies": ("projected", "uneven"),
+    "centring.projected-on-real-text": ("projected", "measured"),
+}
+
+
+@pytest.mark.parametrize("id", ALL_REMEDIES)
+def test_a_claim_about_all_remedies_needs_every_one_of_them(id):
+    arm, kernel = ALL_REMEDIES[id]
+    whole = every(arm, UP, DOWN, kernel)
+    for name in remedies.REMEDIES:
+        lacking = [ds for ds in whole if ds.attrs["arm"] != name]
+        assert f"facts {kernel} lacks {name}" in RUNS[id].premises(*lacking)
+        # the other language's world must have it too
+        other = [ds.assign_attrs(language="markov") for ds in lacking]
+        assert f"markov {kernel} lacks {name}" in RUNS[id].premises(*whole, *other)
+        better = table(name, chosen=0.3, test=0.2, kernel=kernel, most=4.9 if name == "ipo" else 25.0)
+        assert RUNS[id].check(*lacking, better).high < 0.0, name
+    strange = [ds.assign_coords(seed=ds.seed + 1) if ds.attrs["arm"] == "rpo" else ds for ds in whole]
+    assert "of other seeds" in RUNS[id].premises(*strange)
+
+
+@pytest.mark.parametrize("id", [id for id in ALL_REMEDIES if "real-text" not in id])
+def test_every_remedy_of_a_statement_is_tried_on_the_board(id):
+    arm, kernel = ALL_REMEDIES[id]
+    worlds = [arms for (_, one), arms in remedies.SMOKE.items() if one == kernel]
+    assert worlds
+    for arms in worlds:
+        assert {arm, *remedies.REMEDIES} <= set(arms)
+    words = {"rpo": "DPO+NLL", "npo+nll": "NPO+NLL", "extend": "after extend"}
+    for name in remedies.REMEDIES:
+        assert words.get(name, name).lower() in RUNS[id].statement.lower()
+
+
+def test_ipo_is_compared_halfway_to_its_target():
+    target = 0.5 / remedies.ARMS["ipo"].objective.beta
+    assert abs(remedies.HALFWAY - target / 2.0) < 1e-12
+    both = every("centred", {**UP, "test": 0.0}, DOWN, "common", ipo={"test": -0.1, "most": 4.9})
+    effect = evaluate_on(RUNS["centring.untrained-above-remedies"], named(both)).effect
+    assert effect.value == pytest.approx(0.1 * target / 2.0, rel=0.05)
 
 
 def test_updates_to_a_margin_are_read_between_evaluations():

@@ -1,6 +1,7 @@
 """The rung `contexts`: what was recorded at paper size follows from its own numbers and stands beside the computed."""
 
 import doctest
+import functools
 import json
 import math
 import re
@@ -20,20 +21,29 @@ from toyld.contexts import experiments
 
 COMMIT = "0" * 40
 SEEDS = tuple(range(1000, 1006))
+SURE = "preference.margin-grows"  # of so few seeds
 
 
-@pytest.fixture(scope="module")
+make = functools.cache(recorded.make)
+
+
+def small(name, commit=COMMIT):
+    """A recording of a real experiment, but of few seeds and small worlds."""
+    one = make(name, commit=COMMIT, seeds=SEEDS, size="smoke")
+    return replace(one, about={**one.about, "commit": commit})
+
+
+@pytest.fixture
 def made():
-    """A small recording of a real experiment: cheap, with claims on one run, on two and on all, and with peaks."""
-    return recorded.make("stages", commit=COMMIT, seeds=SEEDS, size="smoke")
+    """One with claims on one run, on two and on all, and with peaks."""
+    return small("stages")
 
 
 @pytest.fixture
 def clean(monkeypatch):
     """As if the tree were clean; small worlds of few seeds in place of those at paper size."""
-    make = recorded.make
     monkeypatch.setattr(recorded, "checkout", lambda: {"commit": COMMIT, "dirty": False})
-    monkeypatch.setattr(recorded, "make", lambda name, commit: make(name, commit=commit, seeds=SEEDS, size="smoke"))
+    monkeypatch.setattr(recorded, "make", small)
 
 
 @pytest.fixture
@@ -113,7 +123,7 @@ def test_a_recording_can_be_computed_again_from_its_seeds(made):
 def test_rounding_moves_no_effect_by_more_than_its_last_digit(made):
     now = closed_form.mine()
     tables = experiments.run("stages", SEEDS, "smoke")
-    id = "preference.margin-grows"
+    id = SURE
     exact = claims.evaluate(now[id], runs=tables)
     for trial, kept in zip([t for t in exact.trials if t.effect is not None], made.trials[id], strict=True):
         assert trial.runs == kept.runs
@@ -159,8 +169,8 @@ def test_a_recording_that_cannot_fit_is_refused(monkeypatch):
 def changed(made, what):
     """The same file with one thing wrong that a reader cannot see: check must."""
     whole = json.loads(made.payload())
-    id = "supervised.chosen-rises"
-    first = whole["results"][id]["trials"][0]
+    id = SURE
+    first = next(trial for trial in whole["results"][id]["trials"] if trial["per_seed"])
     if what == "a number of a seed":
         first["per_seed"][0][0] += 0.01
     elif what == "a p-value":
@@ -184,12 +194,12 @@ def changed(made, what):
 @pytest.mark.parametrize(
     ("what", "word"),
     [
-        ("a number of a seed", "chosen-rises, .* from its seeds"),
-        ("a p-value", "chosen-rises, .*p recorded"),
+        ("a number of a seed", "margin-grows, .* from its seeds"),
+        ("a p-value", "margin-grows, .*p recorded"),
         ("another rank", "observed-fall, .*: value recorded"),
         ("a family", "expected its trials in the family of its experiment"),
-        ("no numbers by seed", "chosen-rises: no numbers by seed"),
-        ("verdicts", "chosen-rises: verdicts that do not follow"),
+        ("no numbers by seed", "margin-grows: no numbers by seed"),
+        ("verdicts", "margin-grows: verdicts that do not follow"),
     ],
 )
 def test_what_does_not_follow_is_found(made, what, word):
@@ -249,7 +259,7 @@ def test_a_damaged_file_is_one_clear_line(made, how, evidence, capsys):
     assert line.endswith("record it again")
     assert line.isprintable()
     (evidence / "contexts-stages.json").write_bytes(damaged(made, how))
-    assert guard(lambda: command(("supervised.chosen-rises",), rung="contexts")) == 2
+    assert guard(lambda: command(("supervised",), rung="contexts")) == 2  # too many to print in full
     assert capsys.readouterr().err == f"toyld: {line}\n"
 
 
@@ -259,6 +269,7 @@ def test_a_damaged_file_is_one_clear_line(made, how, evidence, capsys):
 @pytest.mark.parametrize(("dirty", "got"), [(True, "changes that are not committed"), (None, "no checkout")])
 def test_only_the_code_of_a_commit_is_recorded(monkeypatch, tmp_path, dirty, got):
     monkeypatch.setattr(recorded, "checkout", lambda: {"commit": None if dirty is None else COMMIT, "dirty": dirty})
+    monkeypatch.setattr(recorded, "make", small)
     with pytest.raises(BadInput, match=f"expected the code of a commit for the record to name, got {got}"):
         scoreboard.record_contexts(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -296,7 +307,8 @@ def test_one_experiment_after_the_other_and_one_family_once_all_are_there(monkey
     assert path.name == "contexts-stages.json"
     assert json.loads(path.read_bytes())["family"] == "experiment"
     scoreboard.record_contexts(tmp_path, only="foresight")
-    assert "foresight: 11 claims, 63 trials" in capsys.readouterr().err
+    one = small("foresight")
+    assert f"foresight: {len(one.trials)} claims, {len(entries(one))} trials" in capsys.readouterr().err
     found = {name: recording.parse((tmp_path / f"contexts-{name}.json").read_bytes()) for name in two}
     assert [one.about["family"] for one in found.values()] == ["rung", "rung"]
     assert recording.check(found) == []
@@ -318,12 +330,10 @@ def test_one_experiment_after_the_other_and_one_family_once_all_are_there(monkey
 
 
 def test_a_killed_recording_loses_one_experiment_at_most(monkeypatch, clean, tmp_path):
-    make = recorded.make
-
     def killed(name, commit):
         if name == "stages":
             raise KeyboardInterrupt
-        return make(name, commit=commit)
+        return small(name, commit)
 
     monkeypatch.setattr(recorded, "make", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -338,7 +348,7 @@ def test_a_killed_recording_loses_one_experiment_at_most(monkeypatch, clean, tmp
 def test_a_cell_carries_what_was_recorded_and_marks_disagreement(made, evidence, monkeypatch, capsys):
     from toyld.cli import claims as command
 
-    id = "supervised.chosen-rises"
+    id = SURE
     (one,) = claims.select([id])
     now = RunResult(one, made.trials[id], rung="contexts")
     assert "paper" not in scoreboard.cell(now)
@@ -348,6 +358,7 @@ def test_a_cell_carries_what_was_recorded_and_marks_disagreement(made, evidence,
     cell = scoreboard.cell(now)
     assert json.loads(json.dumps(cell, allow_nan=False)) == cell
     told = json.loads(made.payload())["results"][id]
+    assert told["verdict"] == "holds"
     assert {k: cell["paper"][k] for k in ("verdict", "effect", "low", "high", "n")} == {
         k: told[k] for k in ("verdict", "effect", "low", "high", "n")
     }
@@ -361,7 +372,7 @@ def test_a_cell_carries_what_was_recorded_and_marks_disagreement(made, evidence,
     command((id,), rung="contexts")
     (line,) = [line.strip() for line in capsys.readouterr().out.splitlines() if "at paper size" in line]
     assert line.startswith(f"at paper size: {told['verdict']} ({told['effect']:+.4g} [{told['low']:+.4g}, ")
-    assert f"n = {told['n']}) in {len(told['trials'])} trials, recorded " in line
+    assert f"n = {told['n']}; {len(told['trials'])} holds), recorded " in line
     assert recorded.COMMAND.replace("NAME", "stages") in line
 
 

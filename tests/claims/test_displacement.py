@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 
 from toyld.claims import RunClaim, every
-from toyld.claims.runs import decide, evaluate_on, try_on
+from toyld.claims.runs import decide, evaluate_on, summary, try_on
 from toyld.contexts import experiments
 from toyld.trajectory import trajectory
 
 CLAIMS = {id: c for id, c in every().items() if id.startswith("displacement.")}
 SEEDS = 16
 MARGIN = np.array([0.0, 4.0, 9.0, 14.0, 19.0, 24.0])
-PAIR = ("displacement.on-policy-displaces-more", "displacement.on-policy-displaces-more-if-common")
 
 
 def made(
     c, chosen, *, argmax=0.1, test=-0.5, negatives="model", design="equal loss", arm="baseline", halve=1, start=-20.0,
-    late=0.0, local="mixture",
+    late=0.0, local="mixture", taught=1.0,
 ):  # fmt: skip
     """A run whose chosen, argmax and untaught responses move by so many nats for every nat of margin.
 
@@ -35,7 +34,7 @@ def made(
     top = np.where(np.isnan(top), top, np.minimum(np.maximum(top, logp), 0.0))
     attrs = {
         "experiment": "common", "design": design, "common": c, "negatives": negatives, "halve": halve,
-        "setting": "made", "language": "markov", "local": local, "sft_passes": 75.0,
+        "setting": "made", "language": "markov", "local": local, "sft_passes": 75.0, "taught": taught,
     }  # fmt: skip
     return trajectory(
         {"logp": logp, "argmax_logp": top}, step=range(0, 60, 10), probe=["chosen", "rejected", "test_chosen"],
@@ -52,12 +51,14 @@ def sweep(chosen, **options):
 
 
 FALLING, RISING = [0.2, -0.2, -1.0], [-1.0, -0.2, 0.2]
+EQUAL, LESS = [0.2, 0.2, 0.2], [0.1, 0.0, -0.1]
+CONTROL = "displacement.on-policy-displaces-more"  # tried condition by condition
 
 
-def beside(own, random, cs=(0.0, 1.0, 4.0)):
+def beside(own, random, cs=(0.0, 1.0, 4.0), **options):
     """Runs against the model's own answers and against random words."""
     return [
-        made(c, slope, negatives=name)
+        made(c, slope, negatives=name, **options)
         for name, slopes in (("model", own), ("uniform", random))
         for c, slope in zip(cs, slopes, strict=True)
     ]
@@ -99,11 +100,16 @@ CASES = {
         [made(0.0, 0.1, local="identity")],
     ),
     "displacement.on-policy-displaces-more": (
-        beside([0.1, -0.4, -1.0], [0.2, -0.2, -0.4]), beside([0.3, -0.4, -1.0], [0.2, -0.2, -0.4]), sweep(FALLING),
+        beside([0.1, -0.4, -1.0], [0.2, -0.2, -0.4]), beside([0.3, -0.1, -0.2], [0.2, -0.2, -0.4]), sweep(FALLING),
     ),
     "displacement.on-policy-displaces-more-if-common": (
-        beside([0.3, -0.4, -1.0], [0.2, -0.2, -0.4]), beside([0.1, -0.1, -0.2], [0.2, -0.2, -0.4]),
-        beside([0.3], [0.2], (0.0,)),
+        beside([0.3, -0.1, -1.0], [0.2, -0.2, -0.4]), beside([0.1, -0.4, -0.2], [0.2, -0.2, -0.4]),
+        beside([0.1, -0.4], [0.2, -0.2], (0.0, 1.0)),
+    ),
+    "displacement.on-policy-displaces-more-the-longer-sft": (
+        [*beside(EQUAL, EQUAL, taught=1.5), *beside(LESS, EQUAL, taught=1.0), *beside(LESS, EQUAL, taught=0.5)],
+        [*beside(EQUAL, EQUAL, taught=0.5), *beside(LESS, EQUAL, taught=1.0), *beside(LESS, EQUAL, taught=1.5)],
+        beside(EQUAL, LESS),
     ),
     "displacement.not-the-step-size": (
         halved([0.2, -0.8], [0.2, -0.81]), halved([0.2, -0.8], [0.2, -0.6]), sweep(FALLING),
@@ -129,7 +135,8 @@ def tried(id, tables):
 
 def test_every_claim_has_its_controls():
     assert set(CASES) == set(CLAIMS)
-    assert all(isinstance(c, RunClaim) and c.rungs == ("contexts",) and c.takes == "all" for c in CLAIMS.values())
+    assert all(isinstance(c, RunClaim) and c.rungs == ("contexts",) for c in CLAIMS.values())
+    assert {c.takes for id, c in CLAIMS.items() if id != CONTROL} == {"all"}
     assert all(c.instead in every() for c in CLAIMS.values() if c.expect == "refuted")
 
 
@@ -164,7 +171,21 @@ def test_tables_of_other_experiments_change_nothing(id):
 @pytest.mark.parametrize("id", CASES)
 def test_one_bad_setting_is_enough(id):
     other = [ds.assign_attrs(setting="another") for ds in CASES[id][1]]
-    assert tried(id, [*CASES[id][0], *other]).summary == "refuted"
+    assert tried(id, [*CASES[id][0], *other]).summary == ("conditional" if id == CONTROL else "refuted")
+
+
+def test_on_policy_and_random_negatives_are_compared_from_one_policy_alone():
+    own, random = beside([0.1], [0.2], (4.0,))
+    assert len(tried(CONTROL, [own, random]).tested) == 1
+    for other in (random.assign_attrs(taught=0.5), random.assign_attrs(setting="another"), made(1.0, 0.2)):
+        assert tried(CONTROL, [own, other.assign_attrs(negatives="uniform")]).summary == "not applicable"
+
+
+def test_half_a_step_is_compared_at_one_length_of_sft():
+    shorter = [made(c, -1.0, taught=1.5) for c in (0.0, 4.0)]
+    good = halved([0.2, -0.8], [0.2, -0.81])
+    id = "displacement.not-the-step-size"
+    assert tried(id, [*shorter, *good]).effect == tried(id, good).effect
 
 
 def test_seeds_that_miss_the_margin_are_not_counted():
@@ -184,12 +205,24 @@ def found():
 
 def test_the_record_is_as_asserted(found):
     family = decide({id: try_on(one, found) for id, one in CLAIMS.items()})
-    for id, (trial,) in family.items():
-        assert trial.effect.n == 32
+    for id, trials in family.items():
+        tested = [trial for trial in trials if trial.tested]
+        assert len(tested) == (4 + 3 + 3 if id == CONTROL else 1)
+        assert min(trial.effect.n for trial in tested) >= 31  # one seed falls short of the larger margin at c = 4
         if CLAIMS[id].expect == "open":  # too little for a verdict among the hundreds of trials of the whole rung
-            assert trial.effect.two_sided > 0.05 / 400
+            assert tested[0].effect.two_sided > 0.05 / 400
         else:
-            assert trial.verdict == CLAIMS[id].expect, id
+            assert summary(trials) == CLAIMS[id].expect, id
+
+
+def test_the_sign_against_random_words_turns_with_c_and_with_the_length_of_sft(found):
+    def sign(c, taught):
+        one = {name: ds for name, ds in found.items() if (ds.attrs["common"], ds.attrs.get("taught")) == (c, taught)}
+        return evaluate_on(CLAIMS[CONTROL], {name: ds for name, ds in one.items() if ds.attrs["halve"] == 1}).summary
+
+    assert [sign(4.0, taught) for taught in (1.5, 1.0, 0.5)] == ["holds"] * 3
+    assert [sign(0.0, taught) for taught in (1.5, 1.0, 0.5)] == ["refuted", "refuted", "undecided"]
+    assert [sign(1.0, taught) for taught in (1.5, 0.5)] == ["undecided", "holds"]
 
 
 def test_mislabelled_worlds_turn_the_record_red(found):
@@ -199,7 +232,9 @@ def test_mislabelled_worlds_turn_the_record_red(found):
         name: ds.assign_attrs(negatives={"model": "uniform", "uniform": "model"}.get(ds.attrs["negatives"], "hot"))
         for name, ds in found.items()
     }
-    assert evaluate_on(CLAIMS[PAIR[1]], swapped).summary == "refuted"
+    assert evaluate_on(CLAIMS[f"{CONTROL}-if-common"], swapped).summary == "refuted"
+    lengths = {name: ds.assign_attrs(taught=2.0 - ds.attrs.get("taught", 1.0)) for name, ds in found.items()}
+    assert evaluate_on(CLAIMS[f"{CONTROL}-the-longer-sft"], lengths).summary == "refuted"
     crossed = {
         name: ds.assign_attrs(arm={"extend": "baseline", "baseline": "extend"}[ds.attrs["arm"]])
         for name, ds in found.items()

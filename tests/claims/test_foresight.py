@@ -74,7 +74,7 @@ def test_scores_are_the_predictors_oriented_towards_a_fall(taught):
         "margin": text["margin"],
         "ease": -text["surprise"],
     }
-    assert set(found) == set(wanted) == set(foresight.SCORES) - {"foreseen", "begun"}
+    assert set(found) == set(wanted) == set(foresight.SCORES) - {"foreseen", "even", "begun"}
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-14, err_msg=name)
 
@@ -109,6 +109,14 @@ def test_a_world_that_does_not_reach_the_margin_has_no_number():
     assert np.isnan(foresight.spearman(np.array([[1.0, 2.0], [1.0, 2.0]]), found)).tolist() == [False, True]
 
 
+def taught_as_scored():
+    """The worlds of TINY and the policy after the SFT of the experiment."""
+    world = foresight.worlds([1000, 1001, 1002], TINY)
+    until = foresight.TAUGHT * world.responses["chosen"].mask.sum(-1).mean()
+    sft = objectives.get("sft")
+    return world, contexts.train(world, sft, lr=1.5, steps=200, until=until, at=(), kinds=("chosen",)).state
+
+
 def test_tables_have_both_regimes_of_every_kernel_and_scores_as_defined():
     found = foresight.tables([1000, 1001, 1002], settings=[TINY])
     attrs = [(ds.attrs["kernel"], ds.attrs["regime"], ds.attrs["experiment"]) for ds in found.values()]
@@ -121,6 +129,16 @@ def test_tables_have_both_regimes_of_every_kernel_and_scores_as_defined():
     assert not np.allclose(many.eval_rank_end_k3, many.eval_rank_end_pair)
     np.testing.assert_array_equal(alone.eval_rank_end_k3, alone.eval_rank_end_pair)
     one = foresight.score([1000, 1001, 1002], TINY)[0]
+    for name, growth in (("foreseen", 1.25), ("even", 1.0)):
+        world, state = taught_as_scored()
+        rate = foresight.RATE * 5
+        dpo = objectives.get("dpo", beta=foresight.BETA)
+        seen = predict.foresee(world, state, lr=rate, steps=foresight.UPDATES, updates=8, growth=growth, objective=dpo)
+        np.testing.assert_allclose(one.scores["end"][name], -seen["chosen"][-1], rtol=1e-9, atol=1e-10)
+        there = foresight.fall_at(foresight.MARGIN, seen["chosen"], seen["rejected"])
+        reached = np.isfinite(there)
+        assert reached.any()
+        np.testing.assert_allclose(one.scores["margin"][name][reached], there[reached], rtol=1e-9, atol=1e-10)
     wanted = foresight.spearman(one.scores["end"]["ches"], one.falls["end"])
     np.testing.assert_array_equal(many.eval_rank_end_ches.values[:, 0], wanted[3:])
 
@@ -137,8 +155,8 @@ def table(regime="many", **ranks):
 
 
 AS_STATED = {
-    "foreseen": 0.9, "begun": 0.8, "k3": 0.6, "pair": 0.4, "ches": 0.3, "ches_normalised": 0.3, "overlap": 0.3,
-    "improbability": 0.3, "margin": 0.3, "ease": 0.3,
+    "foreseen": 0.9, "even": 0.7, "begun": 0.8, "k3": 0.6, "pair": 0.4, "ches": 0.3, "ches_normalised": 0.3,
+    "overlap": 0.3, "improbability": 0.3, "margin": 0.3, "ease": 0.3,
 }  # fmt: skip
 
 
@@ -165,6 +183,7 @@ RIVALS = {
     "foresight.other-pairs-matter": ("pair",),
     "foresight.few-updates-beat-one": ("k3",),
     "foresight.few-updates-beat-a-beginning": ("begun",),
+    "foresight.growing-updates-beat-even-ones": ("even",),
 }
 
 
@@ -197,7 +216,7 @@ def test_premises_say_why_a_table_says_nothing(ds, why):
 
 def test_every_claim_is_about_this_experiment_and_tried_on_its_tables():
     runs = foresight.tables(range(1000, 1006), settings=[TINY])
-    assert len(CLAIMS) == 11
+    assert len(CLAIMS) == 12
     for one in CLAIMS.values():
         assert (one.experiment, one.rungs, one.proof != "") == ("foresight", ("contexts",), True), one.id
         trials = decide({one.id: try_on(one, runs)})[one.id]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toyld import claims, contexts, objectives
-from toyld.claims import kernel, kernel_cases, kernel_flow
+from toyld.claims import kernel, kernel_cases, kernel_flow, kernel_margin
 from toyld.claims.base import CERTAIN, rounding
 from toyld.contexts import Gram, Responses, World, centred, train
 from toyld.contexts.languages import markov
@@ -218,3 +218,30 @@ def test_in_a_language_the_plain_mean_guarantees_no_descent_and_the_nearest_mean
     assert np.linalg.eigvalsh(s - 1.01 * common).min() < -1e-6 * common
     plain = s @ centred((ones / len(s))[None])[0]
     assert np.linalg.eigvalsh(plain + plain.T).min() < -1e-3
+
+
+def test_a_common_component_is_not_monotone_at_a_finite_margin():
+    """Δℓ(y+) at a margin of 10 nats rises with c to a top near 2 and falls behind it far below its value at c = 0."""
+    case = claims.every()["kernel.common-share-at-a-margin"].counterexample.floats()
+    z, gram = kernel_cases.model(case["head"], case["phi"])[2:]
+    c = np.array([0.0, 1.0, 2.0, 4.0, 30.0, 100.0])
+    many = [np.repeat(a, len(c), axis=0) for a in (z, gram, case["words"], case["target"])]
+    many[1] = many[1] + c[:, None, None]
+    plus, off, reached = kernel_margin._at_target(*many)
+    assert reached.all()
+    assert off.max() < 1e-6
+    np.testing.assert_allclose(plus, [4.29, 5.41, 5.80, 5.31, 2.21, 1.00], atol=0.005)
+
+
+def test_balls_and_engine_meet_the_same_margin():
+    """The step that the balls enclose gives the change that the engine finds, with a common component and without."""
+    case = claims.every()["kernel.common-share-at-a-margin"].counterexample.case
+    start = np.ascontiguousarray(np.array(case["head"]).reshape(3, 3).T)
+    balls = [[arb(int(x)) for x in row] for row in start]
+    for c in (0, 30):
+        gram = np.eye(3, dtype=int) + c
+        exact = kernel_margin._exactly_at(balls, gram.tolist(), case["words"], F(10))
+        assert exact.rad() < 1e-3
+        floats = (start[None].astype(float), gram[None].astype(float), np.array([case["words"]]), np.array([10.0]))
+        found, off, _ = kernel_margin._at_target(*floats)
+        assert abs(found[0] - float(exact.mid())) < off[0] + float(exact.rad())

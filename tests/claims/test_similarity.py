@@ -93,6 +93,10 @@ def shares(*effects):
 CASES = {
     "coupling-displaces": (square(), square(coupling=4.0)),
     "improbable-displaces-more": (square(improbability=-0.5), square()),
+    "improbable-costs-chosen": (
+        {"rare": cell(1.0, sim.RARE, chosen=-1.0), "likely": cell(1.0, sim.LIKELY)},
+        {"rare": cell(1.0, sim.RARE), "likely": cell(1.0, sim.LIKELY, chosen=-1.0)},
+    ),
     "coupling-outweighs-probability": (square() | square(0.2), square() | square(0.2, coupling=-0.5)),
     "common-amplifies-coupling": (shares(-0.5, -2.0, -5.0), shares(-5.0, -2.0, -0.5)),
     "coupling-squeezes": (

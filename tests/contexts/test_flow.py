@@ -109,6 +109,19 @@ def test_a_common_component_is_invisible_to_the_centred_flow():
     assert error[0] / error[1] == pytest.approx(2.0, rel=0.05)
 
 
+def test_every_world_has_its_own_preconditioner():
+    world = markov()
+    n = world.trained
+    share = np.random.default_rng(0).dirichlet(np.ones(n), size=2)
+    options = {"lr": 4.0, "steps": 8, "rejected": "rejected"}
+    runs = flow(world, DPO, precondition=centred(share), **options)
+    for b in range(2):
+        one = flow(world.take([b]), DPO, precondition=centred(share[b : b + 1]), **options)
+        np.testing.assert_allclose(runs.state.logits[b], one.state.logits[0], atol=1e-6)
+    other = flow(world.take([1]), DPO, precondition=centred(share[:1]), **options)
+    assert np.abs(runs.state.logits[1] - other.state.logits[0]).max() > 1e-2
+
+
 def test_advantages_groups_and_anchors_reach_the_objective():
     """Rewards by world, GRPO within groups of which one lacks a rejected answer, SLiC beside its anchor."""
     world = markov()

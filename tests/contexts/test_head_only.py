@@ -215,8 +215,50 @@ def test_what_does_not_fit_is_one_clear_line():
         ((hidden[..., :2], ids), r"\(P, L, 3\).*got \(2, 4, 2\)"),
         ((hidden, ids, np.ones((2, 4), bool)), "behind at least one other"),
         ((hidden, ids, np.zeros((2, 4), bool)), "at least one token"),
+        ((hidden, np.where(np.arange(4) < 2, -100, ids)), "chosen: expected token ids from 0 to 4, got -100; pass ids"),
+        ((hidden, ids + 5), "chosen: expected token ids from 0 to 4, got 5; pass ids and a mask, not labels"),
+        ((hidden, ids + 0.5), "chosen: expected token ids as integers, got dtype float64"),
+        ((hidden + np.nan, ids), "chosen: expected finite hidden states"),
     ):
         with pytest.raises(BadInput, match=words):
             contexts.from_hidden({"chosen": sequence}, weight=weight)
     with pytest.raises(BadInput, match="expected a kind among chosen, rejected, got test"):
         contexts.from_hidden({"test": (hidden, ids)}, weight=weight)
+
+
+def test_what_stands_on_padding_is_not_read():
+    """Padded left, the rows of padding attend to nothing, and may hold anything."""
+    hidden, ids = np.random.default_rng(0).normal(size=(1, 4, 2)), np.array([[0, 1, 2, 3]])
+    mask = np.array([[False, False, False, True]])
+    wanted = contexts.from_hidden({"chosen": (hidden, ids, mask)}, weight=np.ones((6, 2)))
+    hidden[:, 0] = np.nan
+    found = contexts.from_hidden({"chosen": (hidden, ids, mask)}, weight=np.ones((6, 2)))
+    assert np.array_equal(found.logits, wanted.logits)
+    assert np.isfinite(found.logits).all()
+
+
+def test_the_recipe_for_a_model_of_ones_own_runs(data):
+    """The code of the module's docstring, as it stands there."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra llm: pip install toyld[llm]")
+    folder = data / "models/stories260K"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    text = contexts.hidden.__doc__
+    code = "\n".join(line[4:] for line in text[text.index("    def states") :].splitlines())
+    names = {"torch": torch, "tokenizer": tokenizer, "model": model, "contexts": contexts, "objectives": objectives}
+    names["prompts"] = ["Once upon a time", "A dog and a cat went"]
+    names |= {
+        "chosen": [" there was a girl.", " home."],
+        "rejected": [" it rained and rained.", " under the table, sad."],
+    }
+    exec(code, names)
+    run = names["run"]
+    assert run.value("logp", "chosen").shape == (2, 1, 2)
+    assert run.loss[-1, 0] < run.loss[0, 0]
+    assert names["change"].shape == model.get_output_embeddings().weight.shape
+    for p, (ask, say) in enumerate(zip(names["prompts"], names["chosen"], strict=True)):
+        said = tokenizer(say, add_special_tokens=False).input_ids
+        ids = torch.tensor([tokenizer(ask).input_ids + said])
+        with torch.no_grad():
+            logp = F.log_softmax(model(ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[-len(said) :].sum()
+        assert run.value("logp", "chosen")[0, 0, p] == pytest.approx(float(logp), abs=1e-9), "padded, and yet the same"

@@ -79,9 +79,13 @@ def test_samples_are_a_function_of_the_seed_and_follow_the_policy():
     assert not np.array_equal(tests, one)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["language's", "replaced"])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_swapping_texts_keeps_the_policy(kernel):
+def test_swapping_texts_keeps_the_policy(kernel, own):
     world = languages.facts(seeds=[1000, 1001], concepts=4, prompts=3, length=4, kernel=kernel)
+    if own:  # weights that the language does not know, another one in each world
+        weights = {"identity": np.array([0.3, 0.9]), "common": np.array([0.7, 0.1])}
+        world = replace(world, kernel=replace(world.kernel, weights=weights, _cache={}))
     state = contexts.train(world, objectives.get("sft"), lr=3.0, steps=20).state
     said = respond(world, state, seed=1, temperature=3.0)
     new, carried = with_texts(world, state, {"rejected": said})

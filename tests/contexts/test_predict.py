@@ -31,7 +31,7 @@ def ragged(world, seed=5):
 
 @functools.cache
 def small(shared=1):
-    return ragged(languages.markov(seeds=[1000, 1001], vocab=9, prompts=4, length=4, shared=shared))
+    return ragged(languages.markov(seeds=[1001, 1002], vocab=9, prompts=4, length=4, shared=shared))
 
 
 def trained(world, steps=4, lr=20.0, objective=None):
@@ -90,6 +90,10 @@ def test_terms_are_the_derivative_of_the_engines_update(objective, probe, along)
     world = small()
     state, before = trained(world), contexts.engine.start(world)
     total = predict.terms(world, state, objective=objective, reference=before, probe=probe, along=along)["total"]
+    where = world.responses[probe]
+    at = contexts.logits(world, state)[np.arange(len(where.context))[:, None, None], where.context]
+    top = np.sort(at, axis=-1)[where.mask]
+    assert (top[:, -1] - top[:, -2]).min() > 0.05  # changes of 1e-3 nats make no other token the likeliest
 
     def slope(lr):
         run = contexts.train(
@@ -219,6 +223,24 @@ def test_foresee_in_as_many_even_updates_is_the_run_itself():
             wanted = run.value(variable, kind) - run.value(variable, kind)[:1]
             np.testing.assert_allclose(found[kind], wanted, rtol=1e-10, atol=1e-11)
     assert np.abs(wanted[-1]).max() > 0.1
+
+
+def test_foresee_grows_by_a_quarter_unless_told_otherwise():
+    world = small()
+    state, lr, dpo = contexts.engine.start(world), 0.7, objectives.get("dpo")
+    wanted = [np.zeros((2, 4))]
+    shares = 1.25 ** np.arange(8)
+    for share in lr * 50 * shares / shares.sum():
+        run = contexts.train(
+            world, dpo, lr=share, steps=1, state=state, reference=contexts.engine.start(world), rejected="rejected"
+        )
+        state = run.state
+        path = run.value("logp", "chosen")
+        wanted.append(wanted[-1] + path[1] - path[0])
+    found = predict.foresee(world, lr=lr, steps=50)["chosen"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-11)
+    even = predict.foresee(world, lr=lr, steps=50, growth=1.0)["chosen"]
+    assert np.abs(even[4] - found[4]).max() > 0.01
 
 
 def test_foresee_keeps_to_the_time_of_the_run_whatever_its_updates():

@@ -185,6 +185,21 @@ def test_a_stage_goes_on_until_every_world_has_the_larger_margin(common):
     assert np.abs(run.value("logp", "chosen")[at] - whole.value("logp", "chosen")[0]).max() < 1e-9
 
 
+@pytest.mark.parametrize("name", ["ipo", "dpop", "simpo"])
+def test_remedies_that_cannot_reach_the_larger_margin_end_at_their_own(common, name):
+    arm = r.ARMS[name]
+    run = r.train_arm(common, arm, r.start(common), most=480)
+    path = margin(run.table("preference", name))
+    assert (path.max(0) >= arm.to).all()
+    late = max(int(np.argmax(one >= arm.to)) for one in path.T)
+    assert run.steps[-1] - run.steps[late] < 24  # it stops with the block in which the last seed got there
+    assert run.steps[-1] < 480
+    if name == "ipo":
+        far = r.train_arm(common, replace(arm, to=4.0), r.start(common), most=480).table("preference", name)
+        assert (margin(far).max(0) >= 4.0).all()
+        assert (margin(far) < 0.5 / arm.objective.beta + 1e-6).all()  # from below, never beyond
+
+
 def test_a_seed_does_not_depend_on_its_company(common):
     names = ("plain", "centred", "top-component", "random", "rpo")
     arms = {name: r.ARMS[name] for name in names}

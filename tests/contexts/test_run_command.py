@@ -12,7 +12,10 @@ import pytest
 from toyld import cli, contexts, objectives
 from toyld.checked import TrajectoryError
 from toyld.contexts import command
-from toyld.contexts.command import Plan, read_csv, to_csv
+from toyld.contexts.command import SIZES, Plan, read_csv, to_csv
+from toyld.contexts.kernels import COMPONENTS
+from toyld.contexts.languages import KERNEL
+from toyld.contexts.sweep import Grid
 from toyld.diagnosis import CLASSES
 from toyld.report import running
 from toyld.report.running import grid_of, plan_of
@@ -233,7 +236,30 @@ BAD = {
     "a negative weight": (("--common", -1), "weights: expected finite numbers >= 0"),
     "workers of one run": (("--workers", 2), "--margin, --workers: expected only with --sweep"),
     "a sweep without workers": (("--sweep", "--workers", 0), "--workers: expected at least 1"),
-    "a sweep without β": (("--sweep", "--objective", "ga"), "ga has no parameter beta"),
+    "a sweep without β": (
+        ("--sweep", "--objective", "orpo"),
+        "expected one with β for a sweep, got orpo",
+    ),
+    "a sweep of SFT": (("--sweep", "--objective", "sft"), "objective: expected one"),
+    "a sweep of nothing known": (("--sweep", "--objective", "dop"), "no objective 'dop'"),
+    "a sweep with a component of its own": (("--sweep", "--kernel", "sparkle=1"), "weights: expected components among"),
+    "a sweep with two weights": (("--sweep", "--kernel", "common=9"), "--kernel: expected components beside common"),
+    "two weights": (("--common", 1, "--kernel", "common=2"), "--common, --kernel common=…: expected one of them"),
+    "a weight twice": (
+        ("--kernel", "identity=1", "identity=2"),
+        "--kernel: expected each component once",
+    ),
+    "a weight without its number": (
+        ("--kernel", "identity"),
+        "--kernel: expected NAME=NUMBER, for example",
+    ),
+    "a word for a weight": (("--kernel", "common=much"), "--kernel: expected NAME=NUMBER"),
+    "an axis without values": (("--sweep", "--common"), "--common: expected at least one value behind it, got none"),
+    "a β turned round": (("--beta", -1), "beta: expected a finite number > 0, got -1.0"),
+    "no β": (("--beta", 0), "beta: expected a finite number > 0"),
+    "an endless β": (("--beta", "inf"), "beta: expected a finite number > 0"),
+    "a rate out of all range": (("--lr", 1e308), "lr, sft_lr: expected rates up to 1e+06"),
+    "a rate of SFT out of range": (("--sweep", "--sft-lr", 1e9), "lr, sft_lr: expected rates up to 1e+06"),
     "a value twice": (("--sweep", "--lr", 1, 1), "lr: expected values, each once"),
 }
 
@@ -256,10 +282,54 @@ def test_a_folder_with_a_run_is_left_alone(tmp_path, whole, capsys):
     assert tree(whole) == before
 
 
-def test_words_for_weights_are_the_parsers_business(tmp_path, capsys):
-    code, _, err = main(capsys, "--out", tmp_path / "run", "--kernel", "common=much")
-    assert code == 2
-    assert "--kernel" in err
+def words(values):
+    return " ".join(f"{value:g}" for value in (values if isinstance(values, tuple) else (values,)))
+
+
+def test_help_tells_what_is_taken_where_nothing_is_given(capsys):
+    code, out, _ = main(capsys, "--help")
+    text = " ".join(out.replace("│", " ").split())
+    sizes = {name: {size: SIZES[size][name] for size in ("smoke", "paper")} for name in ("run", "sweep")}
+
+    def both(what, key, otherwise=None):
+        return " | ".join(words(sizes[what][size].get(key, otherwise)) for size in ("smoke", "paper"))
+
+    assert code == 0
+    assert f"({both('run', 'seeds')})" in text
+    assert f"({both('run', 'lr')}; sweep: {both('sweep', 'lr')})" in text
+    assert f"({both('run', 'steps')}; sweep: {both('sweep', 'steps')})" in text
+    assert f"({both('run', 'sft_lr')})" in text
+    assert sizes["run"]["paper"]["sft_lr"] == sizes["sweep"]["paper"]["sft_lr"]
+    assert f"({both('run', 'sft_steps')}; sweep: {both('sweep', 'sft')})" in text
+    assert f"{Plan.temperature:g}; sweep: {both('sweep', 'temperature')})" in text
+    assert f"{KERNEL['common']:g}; sweep: {both('sweep', 'common')})" in text
+    assert f"{objectives.get('dpo').beta:g} for dpo; sweep: {both('sweep', 'beta', Grid().beta)})" in text
+    assert f"({both('sweep', 'margin')})" in text
+    assert f"({' '.join(f'{name}={weight:g}' for name, weight in KERNEL.items())})" in text
+    assert ", ".join(COMPONENTS) in text
+
+
+def test_a_descent_that_comes_apart_is_called_so(tmp_path, capsys):
+    options = ["--size", "smoke", "--seeds", 2, "--first-seed", 1000, "--objective", "ipo", "--evaluations", 2]
+    code, out, err = main(capsys, "--out", tmp_path / "far", *options)
+    assert code == 0
+    assert "ipo-baseline, ipo-extend: the descent came apart, whatever the verdict says; lower --lr" in out
+    assert "ipo's first push is 200 times dpo's" in out
+    assert "Warning" not in err
+    _, out, _ = main(capsys, "--out", tmp_path / "near", *options, "--lr", 0.1)
+    assert "came apart" not in out
+
+
+def test_a_damaged_table_with_an_endless_field_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("seed,lr\n1," + "1" * 140_000 + "\n")
+    with pytest.raises(TrajectoryError, match=r"expected a whole table, got t.csv"):
+        read_csv(tmp_path / "t.csv")
+
+
+def test_states_are_in_the_order_of_their_steps(tmp_path):
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        save_state(tmp_path, step, {"a": np.zeros(1)})
+    assert list(states(tmp_path)) == [99_999_999, 100_000_000]
 
 
 def test_csv_reads_back_to_the_same_bits(tmp_path):

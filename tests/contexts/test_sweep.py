@@ -1,5 +1,6 @@
 """Sweeps: the same numbers whoever computes them, and those of single runs."""
 
+import re
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,7 @@ from toyld.checked import BadInput, TrajectoryError
 from toyld.contexts import command, languages, predict
 from toyld.contexts import sweep as module
 from toyld.contexts.sweep import AXES, OUTCOMES, TERMS, Grid, outcomes, run_chunk, sweep
-from toyld.report.sweeps import summary
+from toyld.report.sweeps import print_summary, summary
 from toyld.trajectory import at_margin
 
 SMALL = {"concepts": 4, "prompts": 3, "length": 4, "function_words": 3}
@@ -265,6 +266,21 @@ def test_verdicts_are_of_means_and_intervals_over_seeds():
     assert verdict(2.0, 2.0, rejected=0.0) == "sft-normal"
     assert verdict(-0.03, 0.03, spread=0.001) == "rejection", "less than a hundredth of where they start"
     assert verdict(-0.1, 0.3, spread=1.0) == "rejection", "nothing that the seeds tell from 0"
+    assert verdict(-7e18, 4.0, spread=1e19) == "divergence", "the descent came apart, however wide the interval"
+    assert verdict(np.nan, 4.0) == "divergence"
+    assert verdict(-9e5, 1.0) == "squeezing"
+
+
+def test_what_came_apart_is_written_short_and_the_rule_for_still_stands_below(capsys):
+    grid = replace(GRID, objective="ipo", lr=(12.0,), common=(0.0,), temperature=(1.0,), sft=(8,), beta=(0.1,))
+    rows = summary(sweep(grid))
+    assert abs(rows["d_chosen"][0]) > 1e9
+    print_summary(rows)
+    out, _ = capsys.readouterr()
+    assert rows["verdict"].tolist() == ["divergence"]
+    assert re.search(r"-\de\+\d+ .*divergence", out)
+    assert "…" not in out
+    assert "interval over seeds includes 0" in out
 
 
 BAD = {

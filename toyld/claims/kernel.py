@@ -19,12 +19,14 @@ from toyld.claims import exact
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, identity, rounding
 from toyld.claims.kernel_cases import (
     AT,
+    FORK,
     HEAD,
     MODEL,
     PAIRS,
     WIDTH,
     cross,
     exact_moves,
+    gradients,
     large,
     logp,
     model,
@@ -180,9 +182,6 @@ def diagonal_suffices(z: Array, words: Array, s: Array) -> Margin:
     return Margin(change, rounding(large(z, new))[:, None])
 
 
-ONE_PAIR = {"chosen": (np.array([[0, 1]]), np.array([[0, 2]])), "rejected": (np.array([[0, 2]]), np.array([[1, 3]]))}
-
-
 def _one_pair(head: Any, phi: Any, words: Any, s: Any) -> arb:
     w, f = ([a[i : i + WIDTH] for i in range(0, len(a), WIDTH)] for a in (head, phi))
     z = [[exact.ball(sum(a * b for a, b in zip(x, row, strict=True))) for row in w] for x in f]
@@ -212,7 +211,7 @@ def _one_pair(head: Any, phi: Any, words: Any, s: Any) -> arb:
 )
 def own_contexts_suffice(head: Array, phi: Array, words: Array, s: Array) -> Margin:
     _, _, z, gram = model(head, phi)
-    one = world(z, gram, words, ONE_PAIR)
+    one = world(z, gram, words, FORK)
     new = stepped(one, objectives.get("dpo", beta=1.0), z, lr=s)
     change = (logp(new, one.responses["chosen"]) - logp(z, one.responses["chosen"])).sum(-1)
     return Margin(change, rounding(2.0 * large(z, new) + s * large(gram))[:, None])
@@ -316,23 +315,6 @@ def _terms(gram: Array, z: Array, one: World, k: Array) -> tuple[Array, Array, A
     return own, with_plus.sum((2, 3, 4)) - own, with_minus.sum((2, 3, 4))
 
 
-def _gradients(w: Array, f: Array, one: World) -> Array:
-    """∇_W ℓ of the four responses of PAIRS, chosen first, by automatic differentiation, (n, 4, V·d)."""
-    import torch
-
-    head, here = torch.from_numpy(w.copy()).requires_grad_(), torch.arange(len(w))[:, None, None]
-    at = (torch.from_numpy(f.copy()) @ head.mT).log_softmax(-1)
-    out = []
-    for r in one.responses.values():
-        each = (
-            at[here, torch.from_numpy(r.context.copy())]
-            .gather(-1, torch.from_numpy(r.token)[..., None])[..., 0]
-            .sum(-1)
-        )
-        out += [torch.autograd.grad(each[:, i].sum(), head, retain_graph=True)[0] for i in (0, 1)]
-    return torch.stack(out, dim=1).reshape(len(w), 4, -1).numpy()
-
-
 @claim(
     "kernel.entanglement",
     "With a head alone training ⟨∇ℓ_u, ∇ℓ_v⟩ = ΣΣ S_cc' ⟨g_c, g_c'⟩ over the paths of u and v, so that the kernel "
@@ -351,7 +333,7 @@ def entanglement(head: Array, phi: Array, words: Array) -> Margin:
     w, f, z, gram = model(head, phi)
     one = world(z, gram, words)
     sides = tuple(one.responses.values())
-    g = _gradients(w, f, one)
+    g = gradients(w, f, one)
     found = np.concatenate([np.concatenate([cross(gram, z, a, b).sum((2, 4)) for b in sides], 2) for a in sides], 1)
     plus, minus = (f[:, r.context[0, 0]].sum(1) for r in sides)
     alike = [cross(gram, z, sides[0], b, ones=True)[:, 0, :, 0].sum((1, 2)) for b in sides]

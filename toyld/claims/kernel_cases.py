@@ -20,21 +20,26 @@ from toyld.contexts import Gram, Responses, State, World
 
 __all__ = [
     "AT",
+    "FORK",
     "HEAD",
     "MODEL",
     "PAIRS",
     "WIDTH",
     "cross",
     "exact_moves",
+    "exact_step",
+    "gradients",
     "large",
     "logp",
     "model",
     "pulls",
     "push_back",
+    "rates",
     "sizes",
     "stacked",
     "stepped",
     "tables",
+    "totals",
     "vectors",
     "words",
     "world",
@@ -49,6 +54,8 @@ PAIRS = {
     "chosen": (np.array([[0, 1, 2], [4, 5, 6]]), np.array([[0, 1, 3], [5, 6, 8]])),
     "rejected": (np.array([[0, 1, 3], [4, 5, 7]]), np.array([[0, 2, 4], [5, 7, 9]])),
 }
+# One pair: a first token at one context, a second token on either side behind it.
+FORK = {"chosen": (np.array([[0, 1]]), np.array([[0, 2]])), "rejected": (np.array([[0, 2]]), np.array([[1, 3]]))}
 
 
 def vectors(count: int, *, low: float = 0.1, high: float = 3.0) -> Field:
@@ -137,27 +144,47 @@ def large(*arrays: Array) -> Array:
     return 1.0 + sum(np.abs(a).reshape(len(a), -1).max(axis=1) for a in arrays)
 
 
-def exact_moves(z: Sequence[Sequence[arb]], gram: Any, tokens: Sequence[tuple[int, int, Any]], s: Any) -> list[arb]:
-    """Δ log π of every token (context, label, c) after Z ← Z − s S R with R_c = Σ c (π_c − e_y), in balls.
+def gradients(w: Array, f: Array, one: World) -> Array:
+    """∇_W ℓ of every response, chosen first, by automatic differentiation, (n, 2P, V·d)."""
+    import torch
 
-    z: log-probabilities or logits as balls, a list a context; gram: rationals.
+    head, here = torch.from_numpy(w.copy()).requires_grad_(), torch.arange(len(w))[:, None, None]
+    at = (torch.from_numpy(f.copy()) @ head.mT).log_softmax(-1)
+    out = []
+    for r in one.responses.values():
+        tokens = at[here, torch.from_numpy(r.context.copy())].gather(-1, torch.from_numpy(r.token)[..., None])
+        each = tokens[..., 0].sum(-1)
+        out += [torch.autograd.grad(each[:, i].sum(), head, retain_graph=True)[0] for i in range(each.shape[1])]
+    return torch.stack(out, dim=1).reshape(len(w), len(out), -1).numpy()
+
+
+def exact_step(
+    z: Sequence[Sequence[arb]], gram: Any, tokens: Sequence[tuple[int, int, Any]], s: Any
+) -> list[list[arb]]:
+    """Z − s S R with R_c = Σ c (π_c − e_y) over the tokens (context, label, c), in balls.
+
+    z: log-probabilities or logits as balls, a list a context; gram: rationals; s: a rational or a ball.
     """
     p = [exact.tilt([arb(1)] * len(row), row) for row in z]
-    size = len(p[0])
+    size, step = len(p[0]), s if isinstance(s, arb) else exact.ball(s)
     r = [[arb(0)] * size for _ in p]
     for context, label, c in tokens:
         r[context] = [
             x + exact.ball(c) * (a - (i == label)) for i, (x, a) in enumerate(zip(r[context], p[context], strict=True))
         ]
-    d = [
+    return [
         [
-            -exact.ball(s) * sum((exact.ball(k) * other[i] for k, other in zip(row, r, strict=True)), arb(0))
-            for i in range(size)
+            now - step * sum((exact.ball(k) * other[i] for k, other in zip(row, r, strict=True)), arb(0))
+            for i, now in enumerate(at)
         ]
-        for row in gram
+        for at, row in zip(z, gram, strict=True)
     ]
-    new = [exact.tilt(a, b) for a, b in zip(p, d, strict=True)]
-    return [(new[context][label] / p[context][label]).log() for context, label, _ in tokens]
+
+
+def exact_moves(z: Sequence[Sequence[arb]], gram: Any, tokens: Sequence[tuple[int, int, Any]], s: Any) -> list[arb]:
+    """Δ log π of every token (context, label, c) after `exact_step`, in balls."""
+    old, new = ([exact.tilt([arb(1)] * len(row), row) for row in a] for a in (z, exact_step(z, gram, tokens, s)))
+    return [(new[context][label] / old[context][label]).log() for context, label, _ in tokens]
 
 
 def push_back(z: Array, one: World, k: Array) -> Array:
@@ -167,6 +194,17 @@ def push_back(z: Array, one: World, k: Array) -> Array:
         side = one.responses[kind]
         np.add.at(r, (n, side.context), sign * (k / k.shape[1])[:, :, None, None] * pulls(z, side))
     return r
+
+
+def rates(z: Array, gram: Array, one: World, r: Array) -> Array:
+    """First-order change of every response at η = 1, (n, 2P): chosen, then rejected."""
+    v, n = gram @ r, np.arange(len(z))[:, None, None]
+    return np.concatenate([-(pulls(z, s) * v[n, s.context]).sum((-1, -2)) for s in one.responses.values()], axis=1)
+
+
+def totals(z: Array, one: World) -> Array:
+    """G of every response, (n, 2P, V)."""
+    return np.concatenate([pulls(z, s).sum(2) for s in one.responses.values()], axis=1)
 
 
 def stacked(*margins: Margin) -> Margin:

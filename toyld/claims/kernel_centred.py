@@ -23,9 +23,11 @@ from toyld.claims.kernel_cases import (
     MODEL,
     PAIRS,
     WIDTH,
+    gradients,
     large,
     logp,
     model,
+    pulls,
     push_back,
     stacked,
     stepped,
@@ -166,26 +168,50 @@ def _descent(z: Array, gram: Array, words: Array, p: Array, kinds: Any = PAIRS) 
     return -np.sum(r * change, axis=(1, 2)), size
 
 
+FIRST = {kind: (at[:1], place[:1]) for kind, (at, place) in PAIRS.items()}
+STEP = {**MODEL, "share": shares(8), "other": HEAD, "beta": step_size(0.01, 2.0), "lr": step_size(1e-3, 1.0)}
+
+
 @claim(
     "kernel.descends",
-    "To first order a step lowers the loss, by η⟨R, S R⟩ = η‖ΦᵀR‖² ≥ 0, and widens the margin of a single pair by "
-    "η k‖∇ℓ_+ − ∇ℓ_−‖².",
+    "To first order a step lowers the loss by η⟨R, S R⟩ = η‖ΦᵀR‖² = η‖∇_W L‖² ≥ 0, and DPO on a single pair widens its "
+    "margin by η k‖∇ℓ_+ − ∇ℓ_−‖², k = β σ(−β(its margin over the reference)).",
     source="toyld, K3 and K6; Yuan et al. 2025, the margin under Condition 1",
     kind="theorem",
     rungs=AT,
-    premises=Premises({**MODEL, "share": shares(8), "on": constant(0.0)}, sizes=SMALL),
+    premises=Premises({**STEP, "on": constant(0.0)}, sizes=SMALL),
     proof="dL = ⟨R, dZ⟩ = −η⟨R, S R⟩ and S = ΦΦᵀ; of one pair R_c = −k ∂(ℓ_+ − ℓ_−)/∂z_c.",
     without=Without(
         "the features of the update are those of the forward pass",
-        Premises({**MODEL, "share": shares(8), "on": constant(1.0)}, sizes=SMALL),
+        Premises({**STEP, "on": constant(1.0)}, sizes=SMALL),
     ),
     cost=2,
 )
-def descends(head: Array, phi: Array, words: Array, share: Array, on: Array) -> Margin:
-    _, _, z, gram = model(head, phi)
+def descends(
+    head: Array, phi: Array, words: Array, share: Array, other: Array, beta: Array, lr: Array, on: Array
+) -> Margin:
+    w, f, z, gram = model(head, phi)
     p = np.eye(8) - on[:, None, None] * (np.eye(8) - centred(share))
     value, size = _descent(z, gram, words, p)
-    return Margin(value, rounding(size))
+    two = gradients(w, f, world(z, gram, words))
+    apart = two[:, :2] - two[:, 2:]  # ∇ℓ_+ − ∇ℓ_− of either pair
+    slope = -0.25 * apart.sum(axis=1)  # ∇_W L at the reference: k = ½, the mean of two pairs
+    one, before = world(z, gram, words, FIRST), model(other, phi)[2]
+    change = stepped(one, objectives.get("dpo", beta=beta), z, lr=lr, reference=before, precondition=p) - z
+    plus, minus = one.responses.values()
+    to = np.zeros_like(z)  # ∂(ℓ_+ − ℓ_−)/∂Z
+    for sign, side in ((1.0, plus), (-1.0, minus)):
+        np.add.at(to, (np.arange(len(z))[:, None, None], side.context), sign * pulls(z, side))
+    over = [(logp(a, plus) - logp(a, minus)).sum((-1, -2)) for a in (z, before)]
+    k = beta * expit(-beta * (over[0] - over[1]))
+    wider, law = np.sum(to * change, axis=(1, 2)), lr * k * np.sum(apart[:, 0] ** 2, axis=-1)
+    lines = [
+        identity(value, np.sum(slope**2, axis=-1), size),
+        # The engine's own rounding of Z − ηSR, and that of the margin in k.
+        identity(wider, law, 12.0 * large(z, change) + lr * beta * (1.0 + beta * large(z, before)) * 12.0 * size),
+    ]
+    plain = stacked(*(Margin(np.where(on > 0.0, np.inf, m.value), m.bound) for m in lines))
+    return stacked(Margin(value, rounding(size)), plain)
 
 
 ONE_TOKEN = {"chosen": (np.array([[0]]), np.array([[0]])), "rejected": (np.array([[1]]), np.array([[1]]))}
@@ -228,33 +254,35 @@ def centred_descends(head: Array, phi: Array, words: Array) -> Margin:
     return Margin(value, rounding(size))
 
 
+NEAREST = {**MODEL, "share": shares(8), "common": real(0.1, 3.0), "other": reals(WIDTH), "above": real(1.01, 3.0)}
+
+
 @claim(
     "kernel.nearest-mean-descends",
-    "A centred step lowers the loss to first order for every residual if and only if S w = λ·1 (the mean is the "
-    "point of the "
-    "features' affine hull nearest to 0): then S P = S − λ·11ᵀ, λ the largest common component that S has.",
+    "A centred step never raises the loss to first order, whatever the residual R, if and only if S w = λ·1 (the mean "
+    "is the point of the features' affine hull nearest to 0): then S P = S − λ·11ᵀ, and λ is the largest common "
+    "component that S has, the largest number that leaves S − λ·11ᵀ positive semidefinite.",
     source="toyld, K6: when descent is guaranteed",
     kind="theorem",
     rungs=AT,
     premises=Premises(
-        {**MODEL, "share": shares(8), "common": real(0.1, 3.0), "other": reals(WIDTH), "skew": constant(0.0)},
+        {**NEAREST, "skew": constant(0.0)},
         sizes=SMALL,
     ),
     proof="If S w = λ1, then λ = wᵀSw, and λ²(1ᵀx)² = (wᵀSx)² ≤ λ xᵀSx makes S − λ11ᵀ positive semidefinite, and no "
     "larger c leaves it so, as wᵀ(S − c11ᵀ)w = λ − c. Conversely q(x) = xᵀSPx has q(w) = 0 and slope Sw − λ1 "
-    "there, so it is "
-    "negative beside w unless that is zero.",
+    "there: along y = λ1 − Sw it falls to −‖y‖⁴/(4 max(‖y‖², yᵀSPy)) or below, unless y is zero.",
     without=Without(
         "S w = λ1",
         Premises(
-            {**MODEL, "share": shares(8), "common": real(0.1, 3.0), "other": reals(WIDTH), "skew": constant(1.0)},
+            {**NEAREST, "skew": constant(1.0)},
             sizes=SMALL,
         ),
     ),
     cost=2,
 )
 def nearest_mean_descends(
-    head: Array, phi: Array, words: Array, share: Array, common: Array, other: Array, skew: Array
+    head: Array, phi: Array, words: Array, share: Array, common: Array, other: Array, above: Array, skew: Array
 ) -> Margin:
     _, f, z, _ = model(head, phi)
     less = f - np.einsum("nc,ncd->nd", share, f)[:, None, :]
@@ -263,12 +291,28 @@ def nearest_mean_descends(
         g = less + (skew[:, None] * other)[:, None, :]
         return g @ g.transpose(0, 2, 1) + common[:, None, None] ** 2
 
-    p, gram, wrong = centred(share), kernel(skew), kernel(np.ones(len(z)))
+    p, gram = centred(share), kernel(skew)
     value, size = _descent(z, gram, words, p)
-    b = np.einsum("ncu,nu->nc", wrong, share)
+    scale, most = 64.0 * large(gram), common**2  # S w = common²·1 where there is no skew
+    left, less_left = (np.linalg.eigvalsh(gram - (x * most)[:, None, None])[:, 0] for x in (np.ones_like(above), above))
+    lines = [
+        identity(gram @ p, gram - most[:, None, None], scale[:, None, None]),
+        Margin(left, rounding(scale)),
+        # wᵀ(S − xλ11ᵀ)w = (1 − x)λ and ‖w‖ ≤ 1
+        Margin((1.0 - above) * most - less_left, rounding(scale)),
+        _negative_beside(kernel(np.ones(len(z))), share, p),
+    ]
+    law = stacked(*(m if m.value.ndim > 1 else Margin(m.value[:, None], m.bound[:, None]) for m in lines))
+    silent = np.where(skew[:, None] > 0.0, np.inf, law.value)
+    return stacked(Margin(value, rounding(size)), Margin(silent, law.bound))
+
+
+def _negative_beside(gram: Array, share: Array, p: Array) -> Margin:
+    """q(x) = xᵀSPx at a point beside w is at most −‖y‖⁴/(4 max(‖y‖², yᵀSPy)), y = λ1 − Sw: some R has ⟨R, SPR⟩ < 0."""
+    b = np.einsum("ncu,nu->nc", gram, share)
     y = np.sum(share * b, axis=-1)[:, None] - b
-    slope, bend = np.sum(y * y, axis=-1), np.einsum("nc,ncu,nu->n", y, wrong @ p, y)
-    x = share + (0.5 * slope / np.maximum(np.maximum(bend, slope), 1e-300))[:, None] * y
-    beside = np.einsum("nc,ncu,nu->n", x, wrong @ p, x)
-    bound = np.stack([rounding(size), rounding(64.0 * large(wrong) * large(x) ** 2)], axis=1)
-    return Margin(np.stack([value, -beside], axis=1), bound)
+    slope, bend = np.sum(y * y, axis=-1), np.einsum("nc,ncu,nu->n", y, gram @ p, y)
+    most = np.maximum(np.maximum(bend, slope), 1e-300)
+    x = share + (0.5 * slope / most)[:, None] * y
+    beside = np.einsum("nc,ncu,nu->n", x, gram @ p, x)
+    return Margin(-0.25 * slope**2 / most - beside, rounding(64.0 * large(gram) * large(x) ** 2))

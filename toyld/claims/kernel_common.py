@@ -19,15 +19,15 @@ from toyld.claims.kernel_cases import (
     AT,
     HEAD,
     MODEL,
-    PAIRS,
     WIDTH,
     large,
     logp,
     model,
-    pulls,
     push_back,
+    rates,
     stacked,
     stepped,
+    totals,
     words,
     world,
 )
@@ -36,18 +36,6 @@ from toyld.contexts import Gram, Responses, World
 
 Array = Any
 SMALL = (2, 3, 4, 8)
-ONE_PAIR = {kind: (at[:1], place[:1]) for kind, (at, place) in PAIRS.items()}
-
-
-def _rates(z: Array, gram: Array, one: World, r: Array) -> Array:
-    """First-order change of every response at η = 1, (n, 2P): chosen, then rejected."""
-    v, n = gram @ r, np.arange(len(z))[:, None, None]
-    return np.concatenate([-(pulls(z, s) * v[n, s.context]).sum((-1, -2)) for s in one.responses.values()], axis=1)
-
-
-def _totals(z: Array, one: World) -> Array:
-    """G of every response, (n, 2P, V)."""
-    return np.concatenate([pulls(z, s).sum(2) for s in one.responses.values()], axis=1)
 
 
 @claim(
@@ -90,7 +78,7 @@ def common_slope(head: Array, phi: Array, words: Array, other: Array, c: Array) 
     ]
     both = gram + c[:, None, None]
     found = np.stack([-np.sum(g * (both @ slope - gram @ slope), axis=(1, 2)) for g in own], axis=1)
-    g, k = _totals(z, one), expit(-gap.detach().numpy())
+    g, k = totals(z, one), expit(-gap.detach().numpy())
     pull = np.einsum("np,npv->nv", k / 2.0, g[:, :2] - g[:, 2:])
     law = c[:, None] * np.einsum("nuv,nv->nu", g, pull)
     return identity(found, law, 36.0 * ((c + large(gram)) * large(z))[:, None])
@@ -101,25 +89,25 @@ COMMON = {**MODEL, "c": step_size(1e-2, 1e2), "more": real(1.1, 10.0)}
 
 @claim(
     "kernel.common-share",
-    "Per nat of margin that one pair gains, y+ changes to first order by (a + cb)/(m + cd), b = ⟨G_+, G_+ − G_−⟩ and "
-    "d = ‖G_+ − G_−‖²: monotone in c from a/m to b/d, so that at equal margin a common component displaces if and "
-    "only "
-    "if b/d < a/m.",
-    source="toyld, K4: the common component at equal margin",
+    "Per nat of margin that one pair gains at its first update, y+ changes to first order by (a + cb)/(m + cd), "
+    "a and m the rates without c, b = ⟨G_+, G_+ − G_−⟩ and d = ‖G_+ − G_−‖²: monotone in c from a/m to b/d, so "
+    "that there a common component takes from y+ if and only if b/d < a/m.",
+    source="toyld, K4: the common component per nat of margin",
     kind="theorem",
     rungs=AT,
     premises=Premises({**COMMON, "second": constant(0.0)}, sizes=SMALL),
     proof="11ᵀ adds cb to the change of ℓ_+ and cd to that of the margin (kernel.common-slope); m = ‖∇ℓ_+ − "
     "∇ℓ_−‖² ≥ 0 in the "
-    "kernel D, and a ratio of lines in c without a pole at c > 0 is monotone.",
+    "kernel D, and a ratio of lines in c without a pole at c > 0 is monotone. Later a, b, m and d are others: "
+    "kernel.common-share-at-a-margin.",
     without=Without("there is one pair", Premises({**COMMON, "second": constant(1.0)}, sizes=SMALL)),
 )
 def common_share(head: Array, phi: Array, words: Array, c: Array, more: Array, second: Array) -> Margin:
     _, _, z, gram = model(head, phi)
     one = world(z, gram, words)
     k = np.stack([np.ones(len(z)), second], axis=1)
-    r, g = push_back(z, one, 2.0 * k), _totals(z, one)
-    change = [_rates(z, gram + a[:, None, None], one, r) for a in (0.0 * c, c, c * more)]
+    r, g = push_back(z, one, 2.0 * k), totals(z, one)
+    change = [rates(z, gram + a[:, None, None], one, r) for a in (0.0 * c, c, c * more)]
     plus, margin = [x[:, 0] for x in change], [x[:, 0] - x[:, 2] for x in change]
     gap = g[:, 0] - g[:, 2]
     b, d = np.sum(g[:, 0] * gap, axis=-1), np.sum(gap * gap, axis=-1)
@@ -127,9 +115,12 @@ def common_share(head: Array, phi: Array, words: Array, c: Array, more: Array, s
     visible = np.abs(np.stack(margin)).min(axis=0) > 1e-6 * size  # else there is no margin to divide by
     least = np.where(visible, np.abs(np.stack(margin)).min(axis=0), 1.0)
     share = [a / np.where(visible, m, 1.0) for a, m in zip(plus, margin, strict=True)]
-    monotone = np.where(visible, np.sign(b * margin[0] - plus[0] * d) * (share[2] - share[1]), np.inf)
+    to = np.sign(b * margin[0] - plus[0] * d)
+    monotone = np.where(visible, to * np.minimum(share[2] - share[1], share[1] - share[0]), np.inf)
     bound = rounding(size / least * (1.0 + np.abs(np.stack(share)).max(axis=0)))
     lines = [identity(x[1] - x[0], c * slope, size) for x, slope in ((plus, b), (margin, d))]
+    # Never beyond b/d, times d: d may be 0, and then so is b.
+    lines.append(Margin(np.where(visible, to * (b - share[2] * d), np.inf), bound * (1.0 + d)))
     law = stacked(*(Margin(np.where(second > 0.0, np.inf, m.value), m.bound) for m in lines))
     return stacked(Margin(monotone, bound), law)
 
@@ -148,16 +139,17 @@ def _path(tokens: Array) -> Responses:
 
 @claim(
     "kernel.on-policy-negatives-drop-out",
-    "If y− is sampled from the policy itself, the first step of DPO is in expectation a step of SFT on y+ with "
-    "β/2 times the "
-    "learning rate, whatever the kernel: the negatives move nothing on average.",
+    "If y− is sampled from the policy itself, the first step of DPO moves every logit in expectation as a step of SFT "
+    "on y+ with β/2 times the learning rate does, whatever the kernel: the negatives move no logit on average, "
+    "while every log-probability lies on average below where that step puts it, or there.",
     source="toyld, K4: negatives that the model itself would say",
     kind="theorem",
     rungs=AT,
     premises=Premises({**SAMPLED, "temperature": constant(1.0)}, sizes=EVERY),
     proof="At the reference k = β/2 for every y−. E Σ_t φ(c_t)(e_{y_t} − π_{c_t})ᵀ = 0, because given its context "
     "each token's pull has "
-    "mean zero, so y−'s part of S R vanishes. Later k depends on y− and the policy has left the one that sampled it.",
+    "mean zero, so y−'s part of S R vanishes. log π is concave in the logits (Jensen). Later k depends on "
+    "y− and the policy has left the one that sampled it.",
     without=Without(
         "sampled from the policy itself", Premises({**SAMPLED, "temperature": real(1.5, 8.0)}, sizes=EVERY)
     ),
@@ -179,4 +171,5 @@ def on_policy_negatives_drop_out(
     one = World(z, Gram(gram), {"chosen": plus}, z.shape[1], tuple(range(n)))
     law = stepped(one, objectives.get("sft"), z, lr=0.5 * beta * lr) - z
     scale = large(z) + 8.0 * lr * beta * large(gram) * large(z)
-    return stacked(identity(mean, law, scale[:, None, None]))
+    below = sm.log_softmax(z + mean) - np.einsum("ns,nscv->ncv", chance, sm.log_softmax(new))
+    return stacked(identity(mean, law, scale[:, None, None]), Margin(below, rounding(4.0 * scale)[:, None, None]))

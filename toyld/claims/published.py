@@ -146,7 +146,9 @@ def _recorded(known: Mapping[str, Any], id: str) -> list[Trial]:
     one = known["results"].get(id, {"per_run": [], "not_applicable": {}})
     out = []
     for entry in one["per_run"]:
-        numbers = {k: float("nan") if entry[k] is None else entry[k] for k in ("value", "low", "high", "p", "p_below")}
+        numbers: dict[str, Any] = {
+            k: float("nan") if entry[k] is None else entry[k] for k in ("value", "low", "high", "p", "p_below")
+        }
         effect = Effect(n=entry["n"], **numbers)
         out.append(Trial(tuple(entry["runs"]), effect, untested(effect), recorded=True))
     for reason, arranged in one["not_applicable"].items():

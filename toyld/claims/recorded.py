@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -187,7 +188,7 @@ def line(claim: Claim, /) -> list[str]:
     if found is None or found.recorded is None:
         return []
     e, from_ = found.effect, found.recorded
-    span = "" if e is None else f" ({e.value:+.4g} [{e.low:+.4g}, {e.high:+.4g}] {found.claim.unit}, n = {e.n})"
-    many = f"{len(found.tested)} trial{'s' * (len(found.tested) != 1)}"
+    many = ", ".join(f"{n} {verdict}" for verdict, n in Counter(trial.verdict for trial in found.trials).most_common())
+    span = "" if e is None else f"{e.value:+.4g} [{e.low:+.4g}, {e.high:+.4g}] {found.claim.unit}, n = {e.n}; "
     made = f"recorded {from_['date'][:10]} at commit {from_['commit'][:12]}: {from_['command']}"
-    return [f"at paper size: {found.summary}{span} in {many}, {made}"]
+    return [f"at paper size: {found.summary} ({span}{many}), {made}"]

@@ -2,6 +2,8 @@
 
 A `World` is a set of responses as paths through a trie of contexts, with the logits Z0 there and a kernel S between the
 contexts; `train` runs any objective on its head exactly, many worlds at once; a `Run` gives the one table.
+`from_hidden` makes the world of a model of one's own from its hidden states. `predict.terms` and `predict.foresee` say
+before training which pairs will be displaced. `sweep.sweep` makes hundreds of runs over a `sweep.Grid` of conditions.
 
 >>> from toyld import contexts, objectives
 >>> world = contexts.languages.facts(seeds=range(4), concepts=5, prompts=4, length=4)
@@ -11,7 +13,7 @@ contexts; `train` runs any objective on its head exactly, many worlds at once; a
 4
 """
 
-from . import kernels, languages
+from . import kernels, languages, predict, sweep
 from .engine import Run, State, head, logits, start, train
 from .hidden import from_hidden
 from .kernels import Features, Gram, Kernel, Mixture, centred, measured
@@ -39,8 +41,10 @@ __all__ = [
     "languages",
     "logits",
     "measured",
+    "predict",
     "respond",
     "start",
+    "sweep",
     "train",
     "trie",
     "with_texts",

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from toyld import objectives
-from toyld.checked import BadInput, fail
+from toyld.checked import LARGEST, BadInput, fail
 from toyld.contexts import languages
 from toyld.contexts.engine import State, start, train
 from toyld.contexts.sweep import CHUNK, LANGUAGES, Grid, Table, sweep
@@ -82,6 +82,12 @@ class Plan:
         above = ("temperature", "sft_lr", "sft_steps", "lr", "steps", "evaluations")
         if bad := [name for name in above if not 0 < getattr(self, name) < np.inf]:
             msg = f"{bad[0]}: expected a finite number > 0, got {getattr(self, bad[0])}"
+            raise BadInput(msg)
+        if max(self.lr, self.sft_lr) > LARGEST:
+            msg = f"lr, sft_lr: expected rates up to {LARGEST:.0e}, got {max(self.lr, self.sft_lr):g}; lower it"
+            raise BadInput(msg)
+        if not 0 < self.parameters.get("beta", 1.0) < np.inf:
+            msg = f"beta: expected a finite number > 0, got {self.parameters['beta']}; β < 0 turns the preference round"
             raise BadInput(msg)
         if not self.seeds or min(self.seeds) < 0 or max(self.seeds) >= 2**31:
             msg = f"seeds: expected at least one, from 0 to 2^31 − 1, got {list(self.seeds)[:5]}"
@@ -193,7 +199,7 @@ def read_csv(file: Path, /) -> Table:
         columns = zip(*lines, strict=True)
         whole = {"seed", "sft"}
         return {n: np.array(c).astype(np.int64 if n in whole else float) for n, c in zip(names, columns, strict=True)}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         fail("a whole table", f"{file.name} ({type(error).__name__})", "remove it, and resume the sweep")
 
 
@@ -210,8 +216,12 @@ def run_sweep(
 
     With `resume` only chunks without a table are computed. tell: called with chunks done and to do.
     """
-    objectives.get(grid.objective, beta=grid.beta[0])
-    config = {"grid": asdict(grid), "chunk": CHUNK}
+    if not hasattr(objectives.get(grid.objective), "beta"):
+        msg = f"objective: expected one with β for a sweep, got {grid.objective}, which has none; make single runs"
+        raise BadInput(msg)
+    config, first = {"grid": asdict(grid), "chunk": CHUNK}, grid.chunks()[0]
+    few = replace(first, conditions=first.conditions[:1])  # before anything is written: what cannot be made
+    _try(few.start()[0], objectives.get(grid.objective, beta=grid.beta[0]))
     RunFolder.create(out, command="toyld run contexts --sweep", config=config, stages=("sft", "dpo"), resume=resume)
     chunks = grid.chunks()
     files = {i: out / f"chunk-{i:05d}.csv" for i in range(len(chunks))}

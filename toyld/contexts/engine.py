@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -24,10 +24,10 @@ from toyld.checked import BadInput
 from toyld.contexts.measure import measure, reach, statistics
 from toyld.contexts.optimizers import Optimizer
 from toyld.contexts.rows import Rows
-from toyld.contexts.world import World
+from toyld.contexts.world import World, in_rows, on_host
 from toyld.trajectory import trajectory
 
-__all__ = ["Form", "Run", "State", "head", "logits", "start", "train"]
+__all__ = ["Form", "Run", "State", "check_stage", "head", "logits", "marked", "start", "train"]
 
 Array = Any
 Form = Literal["auto", "kernel", "feature"]
@@ -46,6 +46,10 @@ class State:
     dual: Array
     weights: Array | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("logits", "dual"):
+            object.__setattr__(self, name, in_rows(getattr(self, name)))
+
 
 @dataclass(frozen=True)
 class Run:
@@ -63,7 +67,11 @@ class Run:
     reference: np.ndarray
 
     def value(self, variable: str, kind: str, /) -> np.ndarray:
-        """One variable of one kind, (evaluation, B, P)."""
+        """One variable of one kind, (evaluation, B, P); BadInput where there is none of that name."""
+        for what, name, there in (("variable", variable, tuple(self.values)), ("kind", kind, self.kinds)):
+            if name not in there:
+                msg = f"{what}: expected one of {', '.join(there) or 'none, nothing was measured'}, got {name!r}"
+                raise BadInput(msg)
         return self.values[variable][:, :, self.kinds.index(kind)]
 
     def table(self, stage: str, arm: str, /, *, worlds: Sequence[int] | None = None, **attrs: Any) -> xr.Dataset:
@@ -71,7 +79,7 @@ class Run:
         at = list(range(len(self.world.seeds))) if worlds is None else list(worlds)
         columns = {name: np.moveaxis(value[:, at], 0, 1) for name, value in self.values.items()}
         lengths = [self.world.responses[kind].mask for kind in self.kinds]
-        columns["n_tokens"] = np.stack([np.asarray(mask).sum(-1)[at] for mask in lengths], axis=1).astype(float)
+        columns["n_tokens"] = np.stack([on_host(mask).sum(-1)[at] for mask in lengths], axis=1).astype(float)
         columns["ref_logp"] = self.reference[at]
         columns["loss"] = self.loss[:, at].T
         return trajectory(
@@ -180,6 +188,33 @@ def _whole(state: State, follow: Callable[[State], Array] | None) -> Array:
     return array_namespace(state.logits).concat([state.logits, follow(state)], axis=1)
 
 
+def marked(at: Iterable[int] | None, steps: int, /) -> list[int]:
+    """The updates after which to measure, in order: by default the first and the last."""
+    given = sorted({0, steps} if at is None else set(at))
+    if given and not (0 <= given[0] <= given[-1] <= steps and all(k == int(k) for k in given)):
+        msg = f"at: expected updates from 0 to {steps}, got {given[0]} to {given[-1]}; whole numbers of them"
+        raise BadInput(msg)
+    return [int(k) for k in given]
+
+
+def check_stage(world: World, objective: Any, numbers: Mapping[str, Any], /, *states: State | None) -> None:
+    """Refuse what is of another kind or of another world, before anything is computed."""
+    if isinstance(objective, type) or not hasattr(objective, "loss"):
+        msg = f"objective: expected one of toyld.objectives, got {objective!r}; write objectives.get(NAME)"
+        raise BadInput(msg)
+    for name, value in numbers.items():
+        got = np.zeros(()) if value is None else on_host(value)
+        if got.shape not in ((), world.size[:1]) or got.dtype.kind not in "iuf" or not np.isfinite(got).all():
+            shown = f"{got.dtype} {got.shape}, {' '.join(str(got).split())[:40]}" if got.ndim else value
+            msg = f"{name}: expected a finite number, or one a world ({world.size[0]},), got {shown}"
+            raise BadInput(msg)
+    here = (world.size[0], world.trained, world.size[2])
+    for state in states:
+        if state is not None and (tuple(state.logits.shape), tuple(state.dual.shape)) != (here, here):
+            msg = f"state, reference: expected the policy of this world, {here}, got {tuple(state.logits.shape)}"
+            raise BadInput(f"{msg}; `World.take` and `with_texts` make other worlds")
+
+
 def train(
     world: World,
     objective: Any,
@@ -199,7 +234,7 @@ def train(
     order: np.ndarray | None = None,
     optimizer: Optimizer | None = None,
     precondition: Array | None = None,
-    until: float | None = None,
+    until: Any = None,
     form: Form = "auto",
 ) -> Run:
     """Train the head on the mean of `objective` over the rows of every world, and measure on the way.
@@ -220,12 +255,12 @@ def train(
         order: rows of each update, (steps, m) or (steps, B, m), for stochastic descent; all rows by default.
         optimizer: plain gradient descent by default; RMSprop and Adam need a kernel with features.
         precondition: P (B, n, n) over the trained contexts: Z ← Z − η S P R (`kernels.centred`).
-        until: a world whose mean loss has come down to this number is left as it is from then on.
+        until: a world whose mean loss has come down to this, a number or one a world (B,), stays as it is then.
         form: kernel form, feature form, or the cheaper one.
 
     Raises:
         BadInput: rows on contexts that do not train, a side that the objective reads and the stage lacks, a form or
-            an optimiser that the kernel cannot serve.
+            an optimiser that the kernel cannot serve, a rate that is not finite, the policy of another world.
 
     >>> from toyld import objectives
     >>> from toyld.contexts import languages
@@ -236,10 +271,17 @@ def train(
     True
     """
     xp, n, like = array_namespace(world.logits), world.trained, world.logits
-    marks = sorted({0, steps} if at is None else {int(k) for k in at})
-    if marks and not 0 <= marks[0] <= marks[-1] <= steps:
-        msg = f"at: expected updates from 0 to {steps}, got {marks[0]} to {marks[-1]}"
+    check_stage(world, objective, {"lr": lr, "until": until}, state, reference)
+    if not isinstance(optimizer, Optimizer | None):
+        msg = f"optimizer: expected an Optimizer, got {optimizer!r}; write contexts.Optimizer(NAME)"
         raise BadInput(msg)
+    if form not in get_args(Form):
+        msg = f"form: expected one of {', '.join(get_args(Form))}, got {form!r}"
+        raise BadInput(msg)
+    if precondition is not None and tuple(precondition.shape) not in ((n, n), (world.size[0], n, n)):
+        msg = f"precondition: expected P ({world.size[0]}, {n}, {n}), got {tuple(precondition.shape)}; see `centred`"
+        raise BadInput(msg)
+    marks = marked(at, steps)
     if order is not None and len(order) < steps:
         msg = f"order: expected the rows of {steps} updates, got {len(order)}; give (steps, m) or (steps, B, m)"
         raise BadInput(msg)
@@ -254,6 +296,8 @@ def train(
     before = _whole(state if reference is None else reference, _follow(world, n, contexts))
     known = statistics(before)
     rows = Rows(world, objective, sides, before, of=known, advantages=advantages, groups=groups)
+    if order is not None:
+        rows.check(order)
     ref = measure(before, world.responses, kinds, of=known).get("logp", before[:, :0, 0])
     del before
     active = n if precondition is not None else rows.active
@@ -262,6 +306,7 @@ def train(
     eta = lr
     if until is not None or not isinstance(lr, int | float):
         eta = xp.asarray(lr, dtype=like.dtype, device=device(like)) + xp.zeros_like(like[:, 0, 0])
+    goal = None if until is None else xp.asarray(until, dtype=like.dtype, device=device(like))
     z = xp.asarray(state.logits[:, :active, :], copy=not fresh or active < n)
     dual = xp.asarray(state.dual, copy=not fresh)
     weights = None if state.weights is None else xp.asarray(state.weights, copy=True)
@@ -280,8 +325,8 @@ def train(
         if step == steps:
             break
         read = rows.read(own, out=scratch)
-        if until is not None:
-            eta = xp.where(rows.loss(own, read=read) <= until, xp.zeros_like(eta), eta)
+        if goal is not None:
+            eta = xp.where(rows.loss(own, read=read) <= goal, xp.zeros_like(eta), eta)
         # Plain descent is linear in R, so that η can go where it costs nothing: into the push.
         scale = eta if optimizer.plain else 1.0
         r = rows.residual(own, order=None if order is None else order[step], read=read, scale=scale)
@@ -301,9 +346,9 @@ def train(
         State(_whole(now, _follow(world, active, n)), dual, weights),
         tuple(marks),
         kinds,
-        {name: np.stack([_numpy(v[name]) for v, _ in found]) for name in found[0][0]} if found else {},
-        np.stack([_numpy(loss) for _, loss in found]) if found else np.zeros((0, world.size[0])),
-        _numpy(ref),
+        {name: np.stack([on_host(v[name]) for v, _ in found]) for name in found[0][0]} if found else {},
+        np.stack([on_host(loss) for _, loss in found]) if found else np.zeros((0, world.size[0])),
+        on_host(ref),
     )
 
 
@@ -317,7 +362,3 @@ def _columns(z: Array) -> list[slice]:
     worlds, n, classes = z.shape
     width = max(64, _CACHED // (worlds * n)) if str(device(z)).startswith("cpu") else classes
     return [slice(v, v + width) for v in range(0, classes, width)] if classes > 2 * width else [slice(None)]
-
-
-def _numpy(array: Array) -> np.ndarray:
-    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from toyld.checked import BadInput
-from toyld.contexts.engine import Run, State, logits, start
+from toyld.contexts.engine import Run, State, check_stage, logits, marked, start
 from toyld.contexts.measure import measure, token_log_probs
 from toyld.contexts.rows import Rows
 from toyld.contexts.world import World
@@ -57,7 +57,7 @@ def flow(
         lr: η, a number or one a world (B,): dZ/dt = −S R in time t = η·steps.
         steps: length of the stage in updates of size η.
         state, reference, chosen, rejected, anchor, advantages, groups, kinds, precondition: as in `train`.
-        at: times at which to measure, in updates; by default the first and the last.
+        at: times at which to measure, in updates, whole numbers of them; by default the first and the last.
         rtol, atol: local error allowed in A, relative and absolute.
         method: of `scipy.integrate.solve_ivp`. LSODA turns to stiff formulas by itself; these, BDF and Radau solve
             for n·V unknowns with a dense Jacobian, so worlds of thousands of them want RK45 or DOP853.
@@ -77,11 +77,9 @@ def flow(
     if not isinstance(world.logits, np.ndarray):
         msg = f"world: expected numpy arrays, got {type(world.logits).__name__}; integrate a numpy world"
         raise BadInput(msg)
+    check_stage(world, objective, {"lr": lr}, state, reference)
     worlds, n = world.size[0], world.trained
-    marks = sorted({0, steps} if at is None else {int(k) for k in at})
-    if marks and not 0 <= marks[0] <= marks[-1] <= steps:
-        msg = f"at: expected updates from 0 to {steps}, got {marks[0]} to {marks[-1]}"
-        raise BadInput(msg)
+    marks = marked(at, steps)
     state = start(world) if state is None else state
     kinds = tuple(world.responses) if kinds is None else tuple(kinds)
     before = logits(world, state if reference is None else reference)

@@ -52,7 +52,7 @@ def _meet(rows: slice, cols: slice) -> bool:
 
 @dataclass(frozen=True)
 class Gram:
-    """S itself, (B, C, C): positive semidefinite, of any origin.
+    """S itself, (B, C, C): symmetric, positive semidefinite, of any origin; BadInput where it is not symmetric.
 
     >>> kernel = Gram(np.eye(3)[None])
     >>> kernel.block(slice(0, 2), slice(1, 3)).tolist()
@@ -62,6 +62,22 @@ class Gram:
     matrix: Array
     features: None = None
     diagonal: None = None
+
+    def __post_init__(self) -> None:
+        xp, shape = array_namespace(self.matrix), tuple(self.matrix.shape)
+        if len(shape) != 3 or shape[1] != shape[2]:
+            msg = f"matrix: expected S (B, C, C), got shape {shape}; one world has B = 1"
+            raise BadInput(msg)
+        several = max(1, 2**20 // max(1, shape[1] ** 2))  # a part at a time: no second copy of them all
+        for b in range(0, shape[0], several):
+            s = self.matrix[b : b + several]
+            gap = xp.max(xp.abs(s - xp.matrix_transpose(s)), axis=(1, 2))
+            # Half of the digits: inner products of features are alike on both sides to rounding.
+            within = gap <= float(xp.finfo(s.dtype).eps) ** 0.5 * xp.max(xp.abs(s), axis=(1, 2))
+            if not bool(xp.all(within & xp.isfinite(gap))):
+                worst = int(xp.argmax(xp.astype(~(within & xp.isfinite(gap)), xp.int8)))
+                msg = f"matrix: expected a finite symmetric S, got {float(gap[worst]):.3g} between S and its transpose"
+                raise BadInput(f"{msg} in world {b + worst}; inner products of features are symmetric")
 
     def block(self, rows: slice, cols: slice, /) -> Array:
         """S[:, rows, cols]."""

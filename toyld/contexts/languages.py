@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from toyld.checked import BadInput
 from toyld.contexts.world import Language, World
 
 __all__ = ["KERNEL", "facts", "markov", "sample"]
@@ -57,6 +58,18 @@ def _unit_vectors(rngs: Sequence[np.random.Generator], *shape: int) -> np.ndarra
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
+def _two_words(rngs: Sequence[np.random.Generator], words: int, prompts: int) -> np.ndarray:
+    """Prompts of two words for training and as many for testing, (B, 2 · prompts, 2): no two of a world are alike."""
+    if words**2 < 2 * prompts:
+        msg = (
+            f"expected {2 * prompts} different prompts of two words ({prompts} to train on, {prompts} to test), got "
+            f"{words} words, enough for {words**2}; take fewer prompts or more words"
+        )
+        raise BadInput(msg)
+    drawn = np.stack([rng.permutation(words**2)[: 2 * prompts] for rng in rngs])
+    return np.stack(np.divmod(drawn, words), -1)
+
+
 def _others(texts: np.ndarray) -> np.ndarray:
     """Every prompt gets the text of the next one."""
     return np.roll(texts, -1, axis=1)
@@ -78,12 +91,16 @@ def markov(
 
     Args:
         seeds: one world each.
-        vocab, prompts, length: V, P training prompts (and as many test prompts), tokens of a response.
+        vocab, prompts, length: V, P training prompts (and as many test prompts), tokens of a response. A prompt is two
+            tokens, no two of a world alike.
         spread: of the logits; the larger, the peakier the chain.
         temperature: at which the rejected response is sampled from the model (1 = on-policy).
         shared: first tokens that the rejected response shares with the chosen one.
         kernel: weights of the components of `kernels.Mixture`.
         train: kinds that may be trained on.
+
+    Raises:
+        BadInput: fewer pairs of tokens, V², than prompts to train on and to test, 2P.
 
     >>> markov(seeds=[0, 1], vocab=10, prompts=3, length=2).responses["chosen"].token.shape
     (2, 3, 2)
@@ -95,8 +112,8 @@ def markov(
         here = np.arange(len(rows)).reshape(-1, *[1] * (rows.ndim - 2))
         return table[here, _last(rows)]
 
-    given = np.stack([rng.integers(vocab, size=(2, prompts, 2)) for rng in rngs])
-    ask, test = given[:, 0], given[:, 1]
+    given = _two_words(rngs, vocab, prompts)
+    ask, test = given[:, :prompts], given[:, prompts:]
     texts = {"chosen": sample(rngs, logits, ask, length), "rejected": sample(rngs, logits, ask, length, temperature)}
     texts["rejected"][..., :shared] = texts["chosen"][..., :shared]
     texts["test_chosen"] = sample(rngs, logits, test, length)
@@ -145,9 +162,8 @@ def facts(
     chain = np.stack([rng.dirichlet(np.full(function_words, 0.5), size=function_words + 1) for rng in rngs])
     popular = np.stack([rng.dirichlet(np.full(concepts, 0.5)) for rng in rngs])
     word = np.stack([rng.dirichlet(np.full(synonyms, 1.0), size=concepts) for rng in rngs])
-    # Prompts: two content words, no two prompts alike; every one, trained or for testing, has its own answer.
-    pairs = [rng.permutation((concepts * synonyms) ** 2)[: 2 * prompts] for rng in rngs]
-    asked = function_words + np.stack([np.stack(np.divmod(p, concepts * synonyms), -1) for p in pairs])
+    # Prompts of two content words; every one, trained or for testing, has its own answer.
+    asked = function_words + _two_words(rngs, concepts * synonyms, prompts)
     answer = np.stack([rng.integers(concepts, size=(2 * prompts, places)) for rng in rngs])
     number = [{tuple(row): i for i, row in enumerate(rows.tolist())} for rows in asked]
 

@@ -14,7 +14,7 @@ import numpy as np
 from toyld.checked import BadInput
 from toyld.contexts.engine import State
 from toyld.contexts.kernels import Mixture
-from toyld.contexts.world import Language, World
+from toyld.contexts.world import Language, World, on_host
 
 __all__ = ["beliefs", "respond", "with_texts"]
 
@@ -26,12 +26,16 @@ def _language(world: World) -> tuple[Language, Mixture, np.ndarray]:
     return world.language, world.kernel, world.tokens
 
 
+def _dual_alone(state: State) -> None:
+    if state.weights is not None:
+        msg = "expected a policy trained by plain or heavy-ball descent, got one with weights: they are the old trie's"
+        raise BadInput(msg)
+
+
 def beliefs(world: World, state: State, rows: np.ndarray, /) -> np.ndarray:
     """Z (B, N, V) of the policy at any contexts, token rows (B, N, L) padded with −1 behind."""
     language, kernel, tokens = _language(world)
-    if state.weights is not None:
-        msg = "expected a policy trained by plain or heavy-ball descent, got one with weights"
-        raise BadInput(msg)
+    _dual_alone(state)
     rows, n = np.asarray(rows), world.trained
     width = max(rows.shape[-1], tokens.shape[-1])
     both = [np.pad(r, ((0, 0), (0, 0), (0, width - r.shape[-1])), constant_values=-1) for r in (tokens[:, :n], rows)]
@@ -41,7 +45,7 @@ def beliefs(world: World, state: State, rows: np.ndarray, /) -> np.ndarray:
     coupling = mixed.block(slice(n, joined.shape[1]), slice(0, n))
     same = (both[1][:, :, None, :] == both[0][:, None, :, :]).all(-1)
     coupling = coupling + mixed._weight("identity")[:, None, None] * same
-    return language.logits(rows) - coupling @ np.asarray(state.dual)
+    return language.logits(rows) - coupling @ on_host(state.dual)
 
 
 def respond(
@@ -70,7 +74,8 @@ def respond(
 def with_texts(world: World, state: State, texts: Mapping[str, np.ndarray], /) -> tuple[World, State]:
     """The same world and policy with other (or further) responses: a new trie, the dual carried over.
 
-    Raises BadInput where a context that has been trained on is no longer among those that may train.
+    Raises BadInput where a context that has been trained on is no longer among those that may train, and for a policy
+    of RMSprop or Adam.
 
     >>> from toyld import contexts, objectives
     >>> world = contexts.languages.markov(seeds=[0], vocab=8, prompts=3, length=4)
@@ -80,22 +85,24 @@ def with_texts(world: World, state: State, texts: Mapping[str, np.ndarray], /) -
     True
     """
     language, kernel, old = _language(world)
+    _dual_alone(state)
     fresh = replace(language, texts={**language.texts, **texts})
     new = fresh.world(world.seeds, world.attrs)
     weights = {name: kernel._weight(name) for name in kernel.weights}
     tokens = _language(new)[2]
     mixed = replace(kernel, tokens=tokens, weights=weights, like=None, _cache={})
     new = replace(new, kernel=mixed)
+    carried = on_host(state.dual)
     dual = np.zeros((*new.logits.shape[:1], new.trained, new.logits.shape[2]))
     for b in range(len(dual)):
         place = {tuple(row): i for i, row in reversed(list(enumerate(tokens[b, : new.trained].tolist())))}
         width = tokens.shape[-1]
-        for i in np.flatnonzero(np.asarray(state.dual[b]).any(-1)):
+        for i in np.flatnonzero(carried[b].any(-1)):
             row = old[b, i].tolist()
             key = tuple((row + [-1] * width)[:width])
             if key not in place:
                 msg = f"expected context {i} of world {b} among those that may train, got texts without it; keep it"
                 raise BadInput(msg)
-            dual[b, place[key]] = state.dual[b, i]
+            dual[b, place[key]] = carried[b, i]
     n = slice(0, new.trained)
     return new, State(new.logits[:, n] - new.kernel.block(n, n) @ dual, dual, None)

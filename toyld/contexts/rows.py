@@ -12,7 +12,7 @@ from array_api_compat import array_namespace, device, is_torch_array
 
 from toyld.checked import BadInput
 from toyld.contexts.measure import Statistics, blocks, flat, reach, statistics, token_log_probs
-from toyld.contexts.world import Responses, World
+from toyld.contexts.world import Responses, World, on_host
 from toyld.objectives import Batch, looks_across
 
 __all__ = ["Reading", "Rows"]
@@ -74,6 +74,9 @@ class Rows:
         self.like, self.classes = world.logits, world.size[2]
         self.worlds, self.number = int(used[0].context.shape[0]), int(used[0].context.shape[1])
         of = statistics(before) if of is None else of
+        if unknown := sorted(set(advantages or ()) - set(sides)):
+            msg = f"advantages: expected sides among {', '.join(sides)}, got {', '.join(unknown)}; they would be lost"
+            raise BadInput(msg)
         self.sides: dict[str, _Side] = {}
         for name, r in zip(sides, used, strict=True):
             at = flat(xp.where(r.mask, r.context, xp.zeros_like(r.context)), self.active)
@@ -150,6 +153,18 @@ class Rows:
         for name, side in sides.items():
             _add_at(flat_r, side.label.reshape(-1), -given[name].reshape(-1))
         return r
+
+    def check(self, order: Any, /) -> None:
+        """Refuse an order, (steps, m) or (steps, B, m), that names rows which are not there."""
+        given = on_host(order)
+        shape = f"(steps, m) or (steps, {self.worlds}, m)"
+        if given.dtype.kind not in "iu" or given.ndim not in (2, 3) or given.shape[1:-1] not in ((), (self.worlds,)):
+            msg = f"order: expected the numbers of rows {shape}, got {given.dtype} of shape {given.shape}"
+            raise BadInput(msg)
+        if given.size and not 0 <= given.min() <= given.max() < self.number:
+            got = f"{given.min()} to {given.max()}"
+            msg = f"order: expected rows from 0 to {self.number - 1}, got {got}; there is one row a prompt"
+            raise BadInput(msg)
 
     def _index(self, order: np.ndarray | None) -> Any:
         """The rows of one update as an index into (B, P, …); None = all of them."""
@@ -255,11 +270,17 @@ def _parameters(objective: Any, like: Array, worlds: int) -> dict[str, Array]:
     xp, found = array_namespace(like), {}
     for field in dataclasses.fields(objective):
         value = getattr(objective, field.name)
+        if isinstance(value, list):
+            msg = (
+                f"{field.name}: expected a number, or an array with one a world ({worlds},), got a list; wrap it in one"
+            )
+            raise BadInput(msg)
         if getattr(value, "ndim", 0):
             if tuple(value.shape) != (worlds,):
                 msg = f"{field.name}: expected a number, or one a world ({worlds},), got {tuple(value.shape)}"
                 raise BadInput(msg)
-            found[field.name] = xp.asarray(value, device=device(like))
+            given = xp.asarray(value, device=device(like))
+            found[field.name] = xp.astype(given, like.dtype) if xp.isdtype(given.dtype, "real floating") else given
     return found
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld import objectives
-from toyld.checked import BadInput
+from toyld.checked import LARGEST, BadInput
 from toyld.contexts import languages
 from toyld.contexts.engine import Run, State, train
 from toyld.contexts.predict import terms
@@ -99,7 +99,10 @@ class Grid:
     def __post_init__(self) -> None:
         for name in ("common", "temperature", "beta", "lr", "sft", "seeds"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
+            if not isinstance(values, Sequence | np.ndarray | range) or isinstance(values, str):
+                msg = f"{name}: expected several values, got {values!r}; write ({values!r},)"
+                raise BadInput(msg)
+            if len(values) == 0 or len(set(values)) < len(values):
                 msg = f"{name}: expected values, each once, got {list(values)}; name at least one"
                 raise BadInput(msg)
         positive = {"temperature": self.temperature, "beta": self.beta, "lr": self.lr, "sft_lr": (self.sft_lr,)}
@@ -109,6 +112,9 @@ class Grid:
         if low:
             name, got = next(iter(low.items()))
             msg = f"{name}: expected finite numbers {'> 0' if name in positive else '>= 0'}, got {list(got)}"
+            raise BadInput(msg)
+        if max(*self.lr, self.sft_lr) > LARGEST:
+            msg = f"lr, sft_lr: expected rates up to {LARGEST:.0e}, got {max(*self.lr, self.sft_lr):g}; lower it"
             raise BadInput(msg)
         if self.language not in LANGUAGES:
             msg = f"language: expected one of {', '.join(LANGUAGES)}, got {self.language!r}"
@@ -150,20 +156,19 @@ class Chunk:
         rows = [(self.temperature, common, sft, beta, lr, seed) for seed, common, sft, beta, lr in self.conditions]
         return tuple(table) == COLUMNS and list(zip(*(table[name].tolist() for name in AXES), strict=True)) == rows
 
-
-def _world(chunk: Chunk) -> tuple[World, dict[tuple[int, float], int]]:
-    """A world for every (seed, weight of the common component), with no more responses than are measured."""
-    grid = chunk.grid
-    pairs = list(dict.fromkeys((seed, common) for seed, common, *_ in chunk.conditions))
-    seeds = list(dict.fromkeys(seed for seed, _ in pairs))
-    made = LANGUAGES[grid.language](seeds=seeds, temperature=chunk.temperature, kernel=grid.kernel, **grid.world)
-    language = made.language
-    assert language is not None
-    few = replace(language, texts={kind: language.texts[kind] for kind in KINDS}).world(seeds, made.attrs)
-    world = few.take([seeds.index(seed) for seed, _ in pairs])
-    weights = {**world.kernel.weights, "common": np.array([common for _, common in pairs])}  # type: ignore[attr-defined]
-    kernel = replace(world.kernel, weights=weights, _cache={})  # type: ignore[type-var]
-    return replace(world, kernel=kernel), {pair: i for i, pair in enumerate(pairs)}
+    def start(self) -> tuple[World, dict[tuple[int, float], int]]:
+        """A world for every (seed, weight of the common component), with no more responses than are measured."""
+        grid = self.grid
+        pairs = list(dict.fromkeys((seed, common) for seed, common, *_ in self.conditions))
+        seeds = list(dict.fromkeys(seed for seed, _ in pairs))
+        made = LANGUAGES[grid.language](seeds=seeds, temperature=self.temperature, kernel=grid.kernel, **grid.world)
+        language = made.language
+        assert language is not None
+        few = replace(language, texts={kind: language.texts[kind] for kind in KINDS}).world(seeds, made.attrs)
+        world = few.take([seeds.index(seed) for seed, _ in pairs])
+        weights = {**world.kernel.weights, "common": np.array([common for _, common in pairs])}  # type: ignore[attr-defined]
+        kernel = replace(world.kernel, weights=weights, _cache={})  # type: ignore[type-var]
+        return replace(world, kernel=kernel), {pair: i for i, pair in enumerate(pairs)}
 
 
 def run_chunk(chunk: Chunk, /) -> Table:
@@ -175,7 +180,7 @@ def run_chunk(chunk: Chunk, /) -> Table:
     ([0.0, 1.0], (2,))
     """
     grid = chunk.grid
-    world, place = _world(chunk)
+    world, place = chunk.start()
     seed, common, sft, beta, lr = (np.array(column) for column in zip(*chunk.conditions, strict=True))
     at = np.array([place[pair] for pair in zip(seed.tolist(), common.tolist(), strict=True)])
     z, dual = (np.empty((len(at), world.trained, world.size[2])) for _ in range(2))
@@ -190,10 +195,12 @@ def run_chunk(chunk: Chunk, /) -> Table:
     every, start = world.take(at.tolist()), State(z, dual)
     marks = np.unique(np.linspace(0, grid.steps, grid.marks + 1).round().astype(int))
     objective = objectives.get(grid.objective, beta=beta)
-    run = train(every, objective, lr=lr, steps=grid.steps, state=start, rejected="rejected", at=marks, kinds=KINDS)
+    with np.errstate(over="ignore", invalid="ignore"):  # a descent that diverges is told by its numbers
+        run = train(every, objective, lr=lr, steps=grid.steps, state=start, rejected="rejected", at=marks, kinds=KINDS)
+        found = outcomes(run, grid.margin)
     axes = {"temperature": np.full(len(at), chunk.temperature), "common": common, "sft": sft, "beta": beta, "lr": lr}
     first = {f"term_{name}": value.mean(-1) for name, value in terms(every, start).items()}
-    columns = {**axes, "seed": seed, **outcomes(run, grid.margin), **first}
+    columns = {**axes, "seed": seed, **found, **first}
     return {name: columns[name] for name in COLUMNS}
 
 

@@ -16,10 +16,26 @@ from array_api_compat import array_namespace, device
 
 from toyld.checked import BadInput
 from toyld.contexts.kernels import Features, Gram, Kernel, Mixture
+from toyld.objectives import detach
 
-__all__ = ["Language", "Responses", "Trie", "World", "trie"]
+__all__ = ["Language", "Responses", "Trie", "World", "in_rows", "on_host", "trie"]
 
 Array = Any
+
+
+def on_host(array: Any, /) -> np.ndarray:
+    """An array of any library and device, or a number, as numpy's."""
+    array = detach(array)
+    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
+
+
+def in_rows(array: Any, /) -> Any:
+    """The same array with its last axis contiguous in memory: updates are written through flat views.
+
+    >>> in_rows(np.ones((2, 3)).T).flags.c_contiguous
+    True
+    """
+    return array.contiguous() if hasattr(array, "contiguous") else np.ascontiguousarray(array)
 
 
 class Responses(NamedTuple):
@@ -54,6 +70,7 @@ class World:
         if len(self.seeds) != worlds or not 0 < self.trained <= contexts:
             msg = f"expected {worlds} seeds and 1 to {contexts} trained contexts, got {len(self.seeds)}, {self.trained}"
             raise BadInput(msg)
+        object.__setattr__(self, "logits", in_rows(self.logits))
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -81,7 +98,7 @@ class World:
         xp, where = array_namespace(like), device(like)
 
         def move(a: Any, dtype: Any = None) -> Any:
-            return xp.asarray(np.asarray(a), dtype=dtype, device=where)
+            return xp.asarray(on_host(a), dtype=dtype, device=where)
 
         kernel: Kernel = self.kernel
         if isinstance(kernel, Mixture):
@@ -159,7 +176,7 @@ def trie(
         rows.append(np.concatenate([lead, so_far], -1).reshape(worlds, n * length, -1))
     width = max(r.shape[-1] for r in rows)
     flat = np.concatenate([np.pad(r, ((0, 0), (0, 0), (0, width - r.shape[-1])), constant_values=-1) for r in rows], 1)
-    # A context whose last known token is padding (behind the end of a short text) is the last real one's: masked.
+    # Behind the end of a short text stands one context more, [prompt | whole text]: masked, and counted all the same.
     numbered = [_first_seen(one) for one in flat]
     total = max(len(seen) for seen, _ in numbered)
     tokens = np.stack([np.concatenate([s, np.repeat(s[-1:], total - len(s), 0)]) for s, _ in numbered])

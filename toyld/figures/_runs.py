@@ -15,7 +15,7 @@ from toyld import softmax as sm
 from toyld.figures._look import require
 from toyld.figures._table import Table, rows
 
-__all__ = ["ARGMAX", "DASHES", "MAIN", "SEEDS", "by_hand", "collected", "paths", "starts_at_zero"]
+__all__ = ["ARGMAX", "DASHES", "MAIN", "SEEDS", "by_hand", "collected", "paths", "starts_at_zero", "unit", "weight"]
 
 Floats = NDArray[np.float64]
 ARGMAX = "argmax"  # along the chosen contexts
@@ -92,6 +92,22 @@ def _residual(z: Floats, pushes: list[tuple[list[np.ndarray], Floats]]) -> Float
     for (context, token), c in pushes:
         np.add.at(r, context, sm.residual(z[context], token, c=np.repeat(c[:, None], token.shape[1], 1)))
     return r
+
+
+def weight(model: str, /) -> str:
+    """The weight c of the component common to all contexts, as the pictures write it: "c = .1"."""
+    from toyld.contexts.experiments import stages
+
+    return f"c = {stages.MODELS[model].get('common', 0.0):g}".replace("0.", ".")
+
+
+def unit() -> None:
+    """Require that the weights of every kernel sum to 1, so that c is also the common share c/(local + c)."""
+    from toyld.contexts.experiments import stages
+
+    for model, kernel in stages.MODELS.items():
+        total = sum(kernel.values())
+        require(abs(total - 1.0) < 1e-12, f"{model}: the weights of the kernel sum to {total:.12g}, expected 1")
 
 
 def starts_at_zero(table: Mapping[str, np.ndarray], /) -> None:

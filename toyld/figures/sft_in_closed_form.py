@@ -8,8 +8,8 @@ in other words rises less, another meaning in the same form rises and falls (`su
 rise; that they rise first, too, is refuted here (`supervised.similar-bell`). C: the answer to another training prompt
 rises, though wrong here; a test prompt's own, never taught, ends where it began (`supervised.other-answers-rise`,
 `supervised.untaught-rise-less`). D: the words of y⁺ rise in whatever order (`supervised.shuffled-fall` is refuted),
-unlike those of a test prompt's answer (`supervised.taught-words-outlast`). Thick: a tenth of every context's feature is
-common to all (“mixed”); dotted: nothing is; dashed: more than half.
+unlike those of a test prompt's answer (`supervised.taught-words-outlast`). The kernels differ in c, the weight of what
+all contexts have in common: S = local part + c·11ᵀ, with diagonal 1, so that c is also its share, c/(local + c).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
-from toyld.figures._runs import DASHES, MAIN, by_hand, collected, starts_at_zero
+from toyld.figures._runs import DASHES, MAIN, by_hand, collected, starts_at_zero, unit, weight
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "§4.1, Fig. 3"
 TAGS = ("contexts", "sft")
-# Panel -> (title, kind -> (words, colour, place of the words: update and nats)).
-PANELS: dict[str, tuple[str, dict[str, tuple[str, str, tuple[float, float]]]]] = {
+# Panel -> (title, kind -> (words, colour, place of the words: update and nats, None: a legend, for the lines meet)).
+PANELS: dict[str, tuple[str, dict[str, tuple[str, str, tuple[float, float] | None]]]] = {
     "A": (
         "The closer, the higher",
         {
@@ -41,9 +41,9 @@ PANELS: dict[str, tuple[str, dict[str, tuple[str, str, tuple[float, float]]]]] =
     "B": (
         "Rejected ones fall",
         {
-            "rejected": ("y⁻, in other words, and\nthe model's first answer", FALL, (12.5, -2.5)),
-            "reject_gptsemantic": ("", SOFT, (0, 0)),
-            "chosen_initial": ("", RISE, (0, 0)),
+            "chosen_initial": ("the model's first answer", RISE, None),
+            "reject_gptsemantic": ("y⁻ in other words", SOFT, None),
+            "rejected": ("y⁻", FALL, None),
         },
     ),
     "C": (
@@ -57,7 +57,7 @@ PANELS: dict[str, tuple[str, dict[str, tuple[str, str, tuple[float, float]]]]] =
         "Shuffled words",
         {
             "random_permute": ("of y⁺", RISE, (28, 1.7)),
-            "random_nonhum": ("of a test answer", FALL, (13.5, -0.4)),
+            "random_nonhum": ("of a test answer", FALL, (11.5, -0.42)),
         },
     ),
 }
@@ -72,26 +72,33 @@ def data(size: str) -> Table:
 def draw(table: Mapping[str, Any]) -> Any:
     """Four panels, kinds by colour, kernels by dashes."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    fig = Figure(figsize=(5.5, 4.4))
+    fig = Figure(figsize=(5.5, 4.6))
     axes = fig.subplots(2, 2, sharex=True).ravel()
     for ax, (panel, (words, lines)) in zip(axes, PANELS.items(), strict=True):
         ax.axhline(0.0, color=QUIET, lw=0.7, zorder=0)
-        for kind, (name, color, (x, y)) in lines.items():
+        for kind, (name, color, place) in lines.items():
             for model, dashes in DASHES.items():
                 one = rows(table, run=model, kind=kind)
                 main = model == MAIN
-                ax.plot(one["update"], one["mean_nats"], color=color, ls=dashes, lw=1.9 if main else 0.9)
+                label = name if main and place is None else None
+                ax.plot(one["update"], one["mean_nats"], color=color, ls=dashes, lw=1.9 if main else 0.9, label=label)
                 if main:
                     ax.fill_between(one["update"], one["low_nats"], one["high_nats"], color=color, alpha=0.15, lw=0)
-            ax.text(x, y, name, color=INK if color == SOFT else color, fontsize=7, weight="bold", ha="center",
-                    va="center")  # fmt: skip
+            if place is not None:
+                words_color = INK if color == SOFT else color
+                ax.text(*place, name, color=words_color, fontsize=7, weight="bold", ha="center", va="center")
         ax.set_xlim(0, table["update"].max())
         title(ax, panel, words)
     for ax in axes[::2]:
         ax.set_ylabel("change of log-probability, nats")
     for ax in axes[2:]:
         ax.set_xlabel("updates of SFT")
+    axes[1].set_ylim(bottom=1.3 * axes[1].get_ylim()[0])  # room for the words
+    axes[1].legend(loc="lower left", handlelength=1.4, labelspacing=0.3, borderaxespad=0.2)
+    kernels = [Line2D([], [], color=INK, ls=DASHES[m], lw=1.9 if m == MAIN else 0.9, label=weight(m)) for m in DASHES]
+    fig.legend(handles=kernels, loc="outside lower center", ncols=3, handlelength=2.6)
     return fig
 
 
@@ -103,6 +110,7 @@ def _end(table: Mapping[str, Any], model: str, kind: str) -> tuple[float, float,
 def check(table: Mapping[str, Any]) -> None:
     """What the caption says, for every kernel, by intervals over the seeds; y⁺ from the definition."""
     starts_at_zero(table)
+    unit()
     got, updates = _end(table, MAIN, "chosen")[0], int(table["update"].max())
     want = by_hand(int(table["seeds"][0]), MAIN, sft=updates, dpo=0)
     require(abs(got - want) < 1e-9 * abs(want), f"chosen gains {got:.12g} nats, by hand {want:.12g}")

@@ -2,16 +2,16 @@
 
 Many contexts, one kernel S, two languages: an untrained test response at the point of DPO where the margin has grown by
 2 nats a token. The policy is held; at the contexts that y⁻ alone visits, only log π(y⁻) is moved (the other tokens keep
-their proportions), and only their coupling to all other contexts is scaled by ρ. A and B, half of every feature's
-square common to all contexts: the less probable y⁻ is, the *less* the test response falls
-(`similarity.improbable-displaces-more` is refuted), and beyond a token in 55 nothing changes any more
-(`similarity.improbability-saturates`), since its push is (1 − π_y)(e_y − q) (`similarity.probability-scales-the-push`);
-without the coupling most of the fall is gone (`similarity.coupling-displaces`). C: the main effects of the 2 × 2 of
-coupling (1 against 0) and improbability (a token in 300,000 against one in four), and their interaction, by share a of
-the component that all contexts have in common: the larger it is, the more the coupling costs
-(`similarity.common-amplifies-coupling`); where there is one, the mean effects differ by more than a factor of two
-(`similarity.coupling-outweighs-probability` is open all the same: over these seeds the chain at a = .2 leaves a doubt).
-Bars: 95 % intervals over seeds.
+their proportions), and only their coupling to all other contexts is scaled by ρ. S = local part + c·11ᵀ, told by the
+share a = c/(local + c) of what all contexts have in common. A and B, a = ½: the less probable y⁻ is, the *less* this
+untrained response falls (`similarity.improbable-displaces-more` is refuted; the chosen one itself mostly ends lower,
+`similarity.improbable-costs-chosen`), and beyond a token in 55 its fall changes no more
+(`similarity.improbability-saturates`), since the push on y⁻ is (1 − π_y)(e_y − q)
+(`similarity.probability-scales-the-push`); without the coupling most of its fall is gone
+(`similarity.coupling-displaces`). C: the main effects of the 2 × 2 of coupling (1 against 0) and improbability (a token
+in 300,000 against one in four), and their interaction, by a: the larger it is, the more the coupling costs an untrained
+response (`similarity.common-amplifies-coupling`); where there is one, more than twice as much as the probability
+changes (`similarity.coupling-outweighs-probability`). Bars: 95 % intervals over seeds, set side by side in A and B.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ LEVELS = {"smoke": (LIKELY, MIDDLE, RARE), "paper": (0.3, LIKELY, MIDDLE, 8.0, R
 COUPLINGS, SHARES = (0.0, 0.5, 1.0), (0.0, 0.2, 0.5)
 STRONG = 0.5
 NAMES = {"facts": "facts", "markov": "a chain"}
-LINES = {1.0: (FALL, "o", "ρ = 1"), 0.5: (SOFT, "s", "ρ = ½"), 0.0: (RISE, "^", "ρ = 0")}
+LINES = {0.0: (RISE, "^", "0"), 0.5: (SOFT, "s", "½"), 1.0: (FALL, "o", "1")}
+ASIDE = 0.28  # nats a token from one value of ρ to the next, so that their bars do not cover each other
 EPS = float(np.finfo(float).eps)
 EFFECTS = {"coupling": (FALL, "o"), "improbability": (RISE, "D"), "interaction": (QUIET, "s")}
 
@@ -109,13 +110,12 @@ def draw(table: Mapping[str, Any]) -> Any:
     for ax, letter, language in ((left, "A", "facts"), (middle, "B", "markov")):
         for rho, (color, marker, name) in LINES.items():
             mean, half = np.array([_interval(_cell(table, language, STRONG, rho, level)) for level in levels]).T
-            ax.errorbar(levels, mean, half, color=color, marker=marker, ms=3.0, lw=1.4, capsize=1.5)
-            between = ((levels[-1] + levels[-2]) / 2.0, (mean[-1] + mean[-2]) / 2.0)
-            words = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 6.5, "color": color}
-            ax.annotate(name, between, xytext=(0, -3), **words)
+            at = levels + ASIDE * 2.0 * (rho - 0.5)
+            ax.errorbar(at, mean, half, color=color, marker=marker, ms=3.0, lw=1.4, capsize=1.5, label=name)
         ax.axhline(0.0, color=INK, lw=0.6, zorder=1)
         ax.set_xlabel("−log π(y⁻), nats a token")
         title(ax, letter, f"{NAMES[language]}, a = ½")
+    middle.legend(title="coupling ρ of y⁻", loc="lower right", ncols=3, columnspacing=1.0, handlelength=1.2)
     left.set_ylabel("change of a test response, nats")
     middle.tick_params(labelleft=False)
     settings = [(language, share) for language in NAMES for share in np.unique(table["common_share"])]
@@ -130,7 +130,7 @@ def draw(table: Mapping[str, Any]) -> Any:
     )
     right.tick_params(axis="y", labelsize=6)
     right.invert_yaxis()
-    right.set_xlabel("effect on it, nats")
+    right.set_xlabel("effect on a test response, nats")
     right.legend(loc="upper left", fontsize=6, frameon=False, handlelength=1.0, borderaxespad=0.1)
     title(right, "C", "Effects, all settings")
     return fig

@@ -1,14 +1,14 @@
 """When DPO squeezes: what all contexts share decides it, and how far DPO goes
 
-Whole runs of SFT, then DPO, in closed form: six prompts of four tokens, S = local part + w·11ᵀ, means over seeds. A and
+Whole runs of SFT, then DPO, in closed form: six prompts of four tokens, S = local part + c·11ᵀ, means over seeds. A and
 B, the change of the chosen response over DPO (number, nats; blue up, orange down), framed where the run reads as
-squeezing (chosen falls, or lags behind the argmax, which rises), dashed where as displacement. At w = 0, with what the
-local part couples, chosen rises in every cell; at the largest w it falls in all, and most of them squeeze
+squeezing (chosen falls, or lags behind the argmax, which rises), dashed where as displacement. At c = 0, with what the
+local part couples, chosen rises in every cell; at the largest c it falls in all, and most of them squeeze
 (`kernel.common-slope` is the first order of it). How improbable y⁻ is (A, its sampling temperature) moves chosen by
-less than a quarter of what w does, on average. C, β and the learning rate matter after equal updates, and hardly at
+less than a quarter of what c does, on average. C, β and the learning rate matter after equal updates, and hardly at
 equal margin. D and E ask which first-order term of `kernel.one-step`, known before the first update of DPO, tells where
-chosen will rise: D, over this map (AUC; .5 = chance); E, among conditions of equal w (rank correlation). The cross-talk
-between chosen responses draws the boundary, since it feels w, which alone does as well; at equal w it tells next to
+chosen will rise: D, over this map (AUC; .5 = chance); E, among conditions of equal c (rank correlation). The cross-talk
+between chosen responses draws the boundary, since it feels c, which alone does as well; at equal c it tells next to
 nothing, and the push on the response itself, the room that it has, tells more. The push on y⁻ points the wrong way:
 chosen falls rather where that term is larger. All terms together say what the first step does, a poor guide to the end.
 Bars: 95 % intervals over seeds.
@@ -55,15 +55,19 @@ CUT = {
     "A": ("temperature", "sft", "temperature of y⁻ {:g}", "SFT updates"),
     "B": ("beta", "lr", "β = {:g}", "η of DPO"),
 }
+FRAMES: dict[str, Any] = {"squeezing": "-", "displacement": (0, (2, 1.5))}
 NAMES = ("d_chosen", "d_argmax", "d_rejected", "gap", "squeezed", "at_d_chosen", "at_d_argmax")
 PREDICTORS = {
     "own": "its own push",
     "rejected": "push on y⁻",
     "other chosen": "other y⁺",
-    "all of it": "first step",
-    "-w": "−w alone",
+    "all of it": "all of them",
+    "-c": "−c alone",
     "log y-": "log π(y⁻)",
 }
+TERMS = 4  # so many of them are first-order terms
+RANKS = "rank correlation at equal c"
+LIMIT = 30.0  # nats at the ends of the colour scale
 
 
 def _grids(size: str, first: int = SEED) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def _table(maps: Mapping[str, Mapping[str, Any]]) -> Table:
                 made.append((panel, name, str(means["verdict"][i]), int(means["seeds"][i]), *where, *values))
     runs = _united(maps)
     seeds = len(np.unique(runs["seed"]))
-    for score in ("auc", "rank correlation at equal w"):
+    for score in ("auc", RANKS):
         for name in PREDICTORS:
             made.append(("C", name, score, seeds, *[np.nan] * len(AXES), *_over_seeds(runs, name, score)))
     names = ("panel", "name", "reading", "seeds", *AXES, "value", "low", "high")
@@ -117,7 +121,7 @@ def _predictor(runs: Mapping[str, Any], name: str) -> np.ndarray:
             "rejected": runs["term_rejected"] + runs["term_other_rejected"],
             "other chosen": runs["term_other_chosen"],
             "all of it": runs["term_total"],
-            "-w": -runs["common"],
+            "-c": -runs["common"],
             "log y-": runs["start_rejected"],
         }[name]
     )
@@ -131,7 +135,7 @@ def _over_seeds(runs: Mapping[str, Any], name: str, score: str) -> tuple[float, 
     found = []
     for seed in np.unique(runs["seed"]):
         mine = runs["seed"] == seed
-        levels = [mine] if score == "auc" else [mine & (runs["common"] == w) for w in np.unique(runs["common"])]
+        levels = [mine] if score == "auc" else [mine & (runs["common"] == c) for c in np.unique(runs["common"])]
         one = [_auc(x[at], y[at] > 0) if score == "auc" else _correlation(x[at], y[at]) for at in levels]
         found.append(np.mean(one))
     return interval(np.array(found))
@@ -162,20 +166,36 @@ def draw(table: Mapping[str, Any]) -> Any:
     wide = len(np.unique(rows(table, panel="A")["temperature"]))
     axes = above.subplots(2, wide, squeeze=False)
     for line, panel in zip(axes, CUT, strict=True):
-        _maps(line, rows(table, panel=panel, name="d_chosen"), panel)
-    first, second, third = below.subplots(1, 3, gridspec_kw={"width_ratios": (1.5, 1, 1)})
+        mesh = _maps(line, rows(table, panel=panel, name="d_chosen"), panel)
+    _keys(above, axes, mesh)
+    first, second, third = below.subplots(1, 3, gridspec_kw={"width_ratios": (1.4, 1, 1)})
     _curves(first, table)
-    _scores(second, table, "auc", "D", "over the map")
-    _scores(third, table, "rank correlation at equal w", "E", "at equal w")
-    second.set_xlabel("AUC: will chosen rise?")
-    third.set_xlabel("rank correlation with Δ")
-    second.set_yticks(range(len(PREDICTORS)), list(PREDICTORS.values()))
-    third.set_yticks(range(len(PREDICTORS)), [])
+    _scores(second, table, "auc", "D", "Will y⁺ rise?")
+    _scores(third, table, RANKS, "E", "How much?")
+    second.set_xlabel("AUC over the map")
+    third.set_xlabel("rank correlation\nat equal c")
+    names = list(PREDICTORS.values())
+    second.set_yticks([-1, *range(len(names))], ["first-order term:", *names])
+    third.set_yticks(range(len(names)), [])
     return fig
 
 
-def _maps(axes: Sequence[Any], one: Mapping[str, Any], panel: str) -> None:
-    """Small multiples: w to the right, the panel's rows upwards."""
+def _keys(figure: Any, axes: Any, mesh: Any) -> None:
+    """What the colours and the frames mean."""
+    from matplotlib.patches import Patch
+
+    bar = figure.colorbar(mesh, ax=list(axes.ravel()), aspect=32, pad=0.01, ticks=[-20, -5, -1, 0, 1, 5])
+    bar.ax.set_yticklabels(["−20", "−5", "−1", "0", "+1", "+5"])
+    bar.ax.set_ylim(-LIMIT, 5.0)
+    bar.ax.set_title("nats", fontsize=6.8, weight="normal")
+    bar.outline.set_visible(False)
+    words = Patch(fill=False, ec="none", label="Change of y⁺ by DPO. Framed:")
+    frames = [Patch(fill=False, ec=INK, lw=0.9, ls=FRAMES[word], label=word) for word in FRAMES]
+    figure.legend(handles=[words, *frames], loc="outside upper right", ncols=3)
+
+
+def _maps(axes: Sequence[Any], one: Mapping[str, Any], panel: str) -> Any:
+    """Small multiples: c to the right, the panel's rows upwards; the last of them, for the scale of its colours."""
     from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
     from matplotlib.patches import Rectangle
 
@@ -187,19 +207,19 @@ def _maps(axes: Sequence[Any], one: Mapping[str, Any], panel: str) -> None:
         z = np.full((len(y), len(x)), np.nan)
         at = np.searchsorted(y, here[down]), np.searchsorted(x, here["common"])
         z[at] = here["value"]
-        ax.pcolormesh(
+        mesh = ax.pcolormesh(
             np.arange(len(x) + 1) - 0.5,
             np.arange(len(y) + 1) - 0.5,
             z,
             cmap=ramp,
-            norm=SymLogNorm(1.0, vmin=-24, vmax=24),
+            norm=SymLogNorm(1.0, vmin=-LIMIT, vmax=LIMIT),
         )
         for j, i, change, reading in zip(*at, here["value"], here["reading"], strict=True):
-            ax.text(i, j, _short(change), ha="center", va="center", fontsize=5.4, color=INK)
-            if reading in ("squeezing", "displacement"):
-                ls: Any = "-" if reading == "squeezing" else (0, (2, 1.5))
-                ax.add_patch(Rectangle((i - 0.44, j - 0.42), 0.88, 0.84, fill=False, ec=INK, lw=0.9, ls=ls))
-        ax.set_xticks(range(len(x)), [f"{w:g}".removeprefix("0") if w else "0" for w in x])
+            ax.text(i, j, _short(change), ha="center", va="center", fontsize=5.3, color=INK)
+            if reading in FRAMES:
+                ls = FRAMES[reading]
+                ax.add_patch(Rectangle((i - 0.465, j - 0.44), 0.93, 0.88, fill=False, ec=INK, lw=0.9, ls=ls))
+        ax.set_xticks(range(len(x)), [f"{c:g}".removeprefix("0") if c else "0" for c in x])
         ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
@@ -207,7 +227,8 @@ def _maps(axes: Sequence[Any], one: Mapping[str, Any], panel: str) -> None:
     axes[0].set_ylabel(label)
     if panel == "B":
         for ax in axes:
-            ax.set_xlabel("w, weight of what all share")
+            ax.set_xlabel("c, weight of what all share")
+    return mesh
 
 
 def _short(change: float) -> str:
@@ -219,7 +240,7 @@ def _short(change: float) -> str:
 
 
 def _curves(ax: Any, table: Mapping[str, Any]) -> None:
-    """Δchosen over w for every β and η: at the end, and at the same margin."""
+    """Δchosen over c for every β and η: at the end, and at the same margin."""
     for name, color, lw in (("d_chosen", FALL, 0.7), ("at_d_chosen", RISE, 1.8)):
         one = rows(table, panel="B", name=name)
         for beta in np.unique(one["beta"]):
@@ -228,9 +249,10 @@ def _curves(ax: Any, table: Mapping[str, Any]) -> None:
                 order = np.argsort(line["common"])
                 ax.plot(line["common"][order], line["value"][order], color=color, lw=lw, alpha=0.8)
     ax.axhline(0, color=QUIET, lw=0.6, zorder=0)
-    ax.set_xlabel("w")
-    ax.set_ylabel("change of chosen, nats")
-    note(ax, 0.97, 0.96, "at a margin of 10 nats", color=RISE, ha="right")
+    ax.set_xlabel("c")
+    ax.set_ylabel("change of y⁺, nats")
+    ax.set_ylim(top=6.0)
+    note(ax, 0.97, 0.97, "at a margin of 10 nats", color=RISE, ha="right")
     note(ax, 0.03, 0.13, "after 100 updates", color=FALL)
     title(ax, "C", "all β and η of B")
 
@@ -242,7 +264,8 @@ def _scores(ax: Any, table: Mapping[str, Any], score: str, letter: str, words: s
     ax.axvline(middle, color=QUIET, lw=0.8, zorder=0)
     ax.hlines(y, one["low"], one["high"], color=RISE, lw=1.2)
     ax.plot(one["value"], y, "o", color=RISE, ms=3.5)
-    ax.set_ylim(len(PREDICTORS) - 0.5, -0.5)
+    ax.axhline(TERMS - 0.5, color=QUIET, lw=0.6, ls=(0, (1, 2)), zorder=0)
+    ax.set_ylim(len(PREDICTORS) - 0.5, -1.4)
     ax.set_xlim(*((0.0, 1.02) if score == "auc" else (-1.02, 1.02)))
     ax.tick_params(axis="y", length=0)
     title(ax, letter, words)
@@ -268,12 +291,12 @@ def check(table: Mapping[str, Any]) -> None:
             off = np.setdiff1d(np.unique(one[axis]), getattr(grid, axis))
             require(off.size == 0, f"{panel}: {axis} is {off[:3]}, expected {getattr(grid, axis)}")
         without, with_most = rows(one, common=least), rows(one, common=most)
-        require((without["low"] > 0).all(), f"{panel}: chosen does not rise at w = {least}: {without['low'].min():.3g}")
+        require((without["low"] > 0).all(), f"{panel}: chosen does not rise at c = {least}: {without['low'].min():.3g}")
         require(
-            (with_most["high"] < 0).all(), f"{panel}: chosen does not fall at w = {most}: {with_most['high'].max():.3g}"
+            (with_most["high"] < 0).all(), f"{panel}: chosen does not fall at c = {most}: {with_most['high'].max():.3g}"
         )
     squeezing = float((rows(table, name="d_chosen", common=most)["reading"] == "squeezing").mean())
-    require(squeezing > 0.5, f"at w = {most} {squeezing:.0%} of the cells read as squeezing")
+    require(squeezing > 0.5, f"at c = {most} {squeezing:.0%} of the cells read as squeezing")
     first = replace(grids["A"], common=(most,), temperature=grids["A"].temperature[:1], sft=grids["A"].sft[:1])
     anew = list(by_hand(first))
     cell = {"panel": "A", "temperature": first.temperature[0], "common": most, "sft": first.sft[0]}
@@ -283,16 +306,16 @@ def check(table: Mapping[str, Any]) -> None:
             gone = abs(float(there[end][0]) - value)
             require(gone < 1e-8, f"{name} of one cell by hand is {value:.10g}, not {there[end][0]:.10g}")
     maps = {panel: rows(table, panel=panel, name="d_chosen") for panel in CUT}
-    by_w, by_y = _spread(maps["A"], "common"), _spread(maps["A"], "temperature")
-    require(by_y < by_w / 4, f"the temperature of y- moves chosen by {by_y:.3g} nats, w by {by_w:.3g}")
-    last, equal = _within_w(maps["B"]), _within_w(rows(table, panel="B", name="at_d_chosen"))
+    by_c, by_y = _spread(maps["A"], "common"), _spread(maps["A"], "temperature")
+    require(by_y < by_c / 4, f"the temperature of y- moves chosen by {by_y:.3g} nats, c by {by_c:.3g}")
+    last, equal = _within_c(maps["B"]), _within_c(rows(table, panel="B", name="at_d_chosen"))
     require(equal < last / 8, f"β and η move chosen by {equal:.3g} nats at equal margin, by {last:.3g} at the end")
     _check_scores(rows(table, panel="C"))
 
 
 def _check_scores(scores: Mapping[str, Any]) -> None:
-    """Who draws the boundary over the map, and who tells more at equal w."""
-    score: dict[str, dict[str, tuple[float, float, float]]] = {"auc": {}, "rank correlation at equal w": {}}
+    """Who draws the boundary over the map, and who tells more at equal c."""
+    score: dict[str, dict[str, tuple[float, float, float]]] = {"auc": {}, RANKS: {}}
     for name, reading, *ends in zip(*(scores[k] for k in ("name", "reading", "value", "low", "high")), strict=True):
         value, low, high = (float(end) for end in ends)
         score[reading][str(name)] = value, low, high
@@ -302,10 +325,10 @@ def _check_scores(scores: Mapping[str, Any]) -> None:
     for name in ("own", "all of it", "log y-"):
         require(auc[name][2] < cross, f"AUC of {name} {auc[name]}, of the cross-talk {auc['other chosen']}")
     require(auc["rejected"][2] < 0.5, f"push on y-: AUC {auc['rejected']}, expected the wrong way round")
-    require(auc["-w"][0] > cross - 0.02, f"w alone: AUC {auc['-w']}, cross-talk {auc['other chosen']}")
-    require(abs(equal["other chosen"][0]) < 0.3, f"at equal w, cross-talk: {equal['other chosen']}")
-    require(equal["own"][1] > 0.3, f"at equal w, own push: {equal['own']}")
-    require(equal["-w"] == (0.0, 0.0, 0.0), f"at equal w, w: {equal['-w']}, expected 0")
+    require(auc["-c"][0] > cross - 0.02, f"c alone: AUC {auc['-c']}, cross-talk {auc['other chosen']}")
+    require(abs(equal["other chosen"][0]) < 0.3, f"at equal c, cross-talk: {equal['other chosen']}")
+    require(equal["own"][1] > 0.3, f"at equal c, own push: {equal['own']}")
+    require(equal["-c"] == (0.0, 0.0, 0.0), f"at equal c, c: {equal['-c']}, expected 0")
 
 
 def _spread(one: Mapping[str, Any], axis: str) -> float:
@@ -315,6 +338,6 @@ def _spread(one: Mapping[str, Any], axis: str) -> float:
     return float(np.mean([np.ptp(rows(one, **dict(zip(others, key, strict=True)))["value"]) for key in keys]))
 
 
-def _within_w(one: Mapping[str, Any]) -> float:
-    """The largest range of the means at one w."""
-    return max(float(np.ptp(rows(one, common=w)["value"])) for w in np.unique(one["common"]))
+def _within_c(one: Mapping[str, Any]) -> float:
+    """The largest range of the means at one c."""
+    return max(float(np.ptp(rows(one, common=c)["value"])) for c in np.unique(one["common"]))

@@ -18,7 +18,18 @@ __all__ = ["ALIASES", "DEFAULT", "KINDS", "ResponseKind", "group", "in_space", "
 
 SPACES = ("IF", "non-IF", "non-hum")
 NEEDS = ("nothing", "other prompts", "test set", "rewriter", "model")
-GROUPS = ("taught", "similar", "taught others", "untaught", "unrelated", "shuffled", "random", "part", "path")
+GROUPS = (
+    "taught",
+    "similar",
+    "taught others",
+    "untaught",
+    "held out",
+    "unrelated",
+    "shuffled",
+    "random",
+    "part",
+    "path",
+)
 
 
 @dataclass(frozen=True)
@@ -219,16 +230,6 @@ _ALL = (
         note="a prefix of what is taught: its log-probability is part of chosen's",
     ),
     ResponseKind(
-        "test_chosen",
-        "",
-        "IF",
-        "untaught",
-        "the right answer to a test prompt, given that prompt",
-        "chosen of a row of the test set behind its own prompt, where irr_test stands behind a training prompt",
-        "test set",
-        released=False,
-    ),
-    ResponseKind(
         "sampled",
         "",
         "IF",
@@ -237,6 +238,17 @@ _ALL = (
         "a sampler, prompt → response, given by the caller",
         "model",
         released=False,
+    ),
+    ResponseKind(
+        "test_chosen",
+        "",
+        "IF",
+        "held out",
+        "the chosen response to a test prompt, behind that prompt",
+        "chosen of a row of the test set, behind its own prompt",
+        "test set",
+        released=False,
+        note="irr_test is the same text behind a training prompt; as text it is chosen of the test rows, probed apart",
     ),
     ResponseKind(
         "argmax",

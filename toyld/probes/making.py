@@ -92,6 +92,8 @@ class _Maker:
             if not text.strip():
                 raise _Missing("the sampler wrote nothing")
             return text
+        if key == "test_chosen":
+            raise _Missing("it stands behind its own prompt: probe the test rows apart, with held_out")
         raise _Missing("no sampler was given" if key == "sampled" else "the data hold none")
 
     def _vocabulary(self) -> list[str]:

@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from toyld import objectives
 from toyld.checked import BadInput
 from toyld.contexts import command, languages
 from toyld.contexts.command import SIZES, Plan
 from toyld.contexts.sweep import Grid
 from toyld.files import write_whole
 from toyld.report.command import run as diagnose
-from toyld.report.sweeps import print_summary, summary
+from toyld.report.sweeps import diverged, print_summary, summary
+from toyld.trajectory import read_folder
 
 __all__ = ["contexts", "grid_of", "plan_of"]
 
@@ -44,6 +48,8 @@ def plan_of(size: str, /, **given: Any) -> Plan:
         if len(given.get(name, ())) > 1:
             msg = f"--{name.replace('_', '-')}: expected one value, got {len(given[name])}; several need --sweep"
             raise BadInput(msg)
+    if given.get("common") and "common" in given.get("kernel", {}):
+        raise BadInput("--common, --kernel common=…: expected one of them, got both; drop one")
     one = {name: given[name][0] for name in ("lr", "sft_steps", "temperature") if given.get(name)}
     one |= {name: given[name] for name in ("steps", "sft_lr") if given.get(name) is not None}
     one |= {name: given[name] for name in ("language", "objective", "evaluations") if name in given}
@@ -61,6 +67,10 @@ def grid_of(size: str, /, **given: Any) -> Grid:
     (0.0, 1.0)
     """
     settings = SIZES[size]["sweep"]
+    if "common" in given.get("kernel", {}):
+        raise BadInput(
+            "--kernel: expected components beside common for a sweep, got common; give its weights by --common"
+        )
     own = {_AXES[name]: tuple(given[name]) for name in _AXES if given.get(name)}
     own |= {name: given[name] for name in ("steps", "sft_lr", "margin") if given.get(name) is not None}
     own |= {name: given[name] for name in ("language", "objective") if name in given}
@@ -89,9 +99,22 @@ def contexts(out: Path, /, *, size: str, resume: bool, sweep: bool, given: Mappi
     plan = plan_of(size, **given)
     if given["margin"] is not None or given["workers"] != 1:
         raise BadInput("--margin, --workers: expected only with --sweep, got them for one run; add --sweep")
-    with _bar("running") as tell:
+    with _bar("running") as tell, np.errstate(over="ignore", invalid="ignore"):  # told in words below
         command.run(out, plan, resume=resume, tell=tell)
-    return diagnose((str(out),), json_file=out / "verdict.json")
+    with np.errstate(over="ignore", invalid="ignore"):
+        code = diagnose((str(out),), json_file=out / "verdict.json")
+    apart = [ds for ds in read_folder(out) if diverged(ds.logp.values)]
+    if apart:
+        names = ", ".join(f"{ds.attrs['stage']}-{ds.attrs['arm']}" for ds in apart)
+        print(f"\n{names}: the descent came apart, whatever the verdict says; {_lower(plan.objective)}")
+    return code
+
+
+def _lower(objective: str) -> str:
+    """What to do where a descent came apart."""
+    by = objectives.row(objective).plus / objectives.row("dpo").plus
+    harder = f" ({objective}'s first push is {by:.0f} times dpo's, at their defaults: toyld objectives)"
+    return "lower --lr or --sft-lr" + harder * (by > 1.5)
 
 
 def _sweep(out: Path, grid: Grid, resume: bool, workers: int) -> int:
@@ -108,4 +131,6 @@ def _sweep(out: Path, grid: Grid, resume: bool, workers: int) -> int:
     rows = summary(table)
     write_whole(out / "summary.csv", command.to_csv(rows))
     print_summary(rows)
+    if apart := sum(diverged(change) for change in np.nan_to_num(table["d_chosen"], nan=np.inf)):
+        print(f"{apart} of {grid.runs} runs came apart in the descent itself; {_lower(grid.objective)}")
     return 0

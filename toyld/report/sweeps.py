@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from toyld.checked import LARGEST
 from toyld.contexts.sweep import AXES
 from toyld.diagnosis import DEFAULT, Move, classify
 
-__all__ = ["SHOWN", "conditions", "interval", "print_summary", "summary"]
+__all__ = ["SHOWN", "conditions", "diverged", "interval", "print_summary", "summary"]
 
 SHOWN: tuple[str, ...] = (
     "start_chosen",
@@ -40,7 +41,8 @@ def interval(values: np.ndarray, /) -> tuple[float, float, float]:
     known = values[np.isfinite(values)]
     if len(known) < 2:
         return (float(known[0]), np.nan, np.nan) if len(known) else (np.nan, np.nan, np.nan)
-    half = float(stats.t.ppf(0.5 + DEFAULT.level / 2, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5)
+    with np.errstate(over="ignore"):  # of a descent that diverged: the interval is endless
+        half = float(stats.t.ppf(0.5 + DEFAULT.level / 2, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5)
     return float(known.mean()), float(known.mean()) - half, float(known.mean()) + half
 
 
@@ -49,6 +51,7 @@ def summary(table: Mapping[str, Any], /) -> dict[str, np.ndarray]:
 
     verdict and at_verdict: the class (`toyld.diagnosis.classify`) of the means over seeds, at the end and at the
     margin; a mean counts as moved where its interval lies beyond a hundredth of where it started, as for any run.
+    A condition reads divergence, too, where one of its runs has (`diverged`): the means are then of nothing.
     """
     axes, index = conditions(table)
     rows = [np.flatnonzero(index == i) for i in range(index.max() + 1)]
@@ -62,8 +65,20 @@ def summary(table: Mapping[str, Any], /) -> dict[str, np.ndarray]:
     return out
 
 
+def diverged(changes: np.ndarray, /) -> bool:
+    """Whether a descent has left ±1e6 nats, where logits lose their digits: it came apart, whatever the classes say.
+
+    >>> diverged(np.array([-300.0, np.nan])), diverged(np.array([-300.0, -7e18]))
+    (False, True)
+    """
+    return bool(np.any(np.abs(changes) > LARGEST))
+
+
 def _verdict(table: Mapping[str, Any], rows: np.ndarray, at: str) -> str:
     """The class of one condition."""
+    path = np.array([table[f"{at}{name}"][rows] for name in ("d_chosen", "d_argmax", "d_rejected")])
+    if diverged(path if at else np.nan_to_num(path, nan=np.inf)):  # NaN at the margin: not reached
+        return "divergence"
     chosen, argmax = (float(table[f"start_{name}"][rows].mean()) for name in ("chosen", "argmax"))
     floor = {"chosen": chosen, "argmax": argmax, "gap": argmax, "rejected": float(table["start_rejected"][rows].mean())}
 
@@ -88,7 +103,15 @@ def print_summary(rows: Mapping[str, Any], /, *, most: int = 30) -> None:
             out.add_column(name, justify="left" if name == "verdict" else "right")
         for i in range(n):
             numbers = [f"{rows[name][i]:g}" for name in (*AXES[:-1], "seeds")]
-            changes = [f"{rows[name][i]:+.2f}" for name in ("d_chosen", "d_argmax", "d_test")]
+            changes = [_signed(rows[name][i]) for name in ("d_chosen", "d_argmax", "d_test")]
             out.add_row(*numbers, *changes, f"{rows['squeezed'][i]:.0%}", str(rows["verdict"][i]))
         Console(width=120).print(out)
     print(f"{n} conditions, {int(rows['seeds'].sum())} runs: {count}")
+    print(
+        "Δ: change over DPO, nats a response, mean over seeds. A change whose 95 % interval over seeds includes 0,\n"
+        "or comes within 1 % of where it started, counts as still: with few seeds many do (intervals: summary.csv)."
+    )
+
+
+def _signed(x: float) -> str:
+    return f"{x:+.2f}" if abs(x) < 1e5 else f"{x:+.0e}"

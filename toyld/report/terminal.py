@@ -14,7 +14,7 @@ TOP = 3  # pieces of advice printed; the file and the page have all
 _WIDE = 116  # columns of the terminal from which on the table has room for the paths
 _LAST = (
     f"The {TOP} best-backed changes of each run are shown; --json and --html have all. Closed forms are of one "
-    "softmax: toyld claims ID prints one with its proof."
+    "softmax, or of many contexts under one head (kernel.*, centring.*): toyld claims ID prints what one rests on."
 )
 _NARROW = {name: name.replace("Δ ", "Δ\n") for name in COLUMNS} | {
     "consistent with": "consistent\nwith",

@@ -35,7 +35,7 @@ class SavedState(NamedTuple):
 def states(folder: Path, /) -> dict[int, Path]:
     """Step -> file of every state in the folder of one stage and arm, in order."""
     names = ((_NAME.fullmatch(file.name), file) for file in folder.glob("state-*.safetensors"))
-    return {int(name[1]): file for name, file in sorted(names, key=lambda one: one[1].name) if name}
+    return dict(sorted((int(name[1]), file) for name, file in names if name))
 
 
 def save_state(folder: Path, step: int, arrays: Mapping[str, np.ndarray], /, *, beside: Any = None) -> Path:

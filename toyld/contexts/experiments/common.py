@@ -14,11 +14,13 @@ Settings, each with its reason, fixed on other seeds than those of the record:
 
 - S_local is that of `languages` without its common part: half a context's own, the rest shared by prompts and tokens;
   the control gives the same diagonal to every context alone.
-- SFT until 1 nat a token (a chosen token has probability .37 on average): taught, and the model's own answers still
-  differ from the chosen ones. By updates: 75 (3 at full rate per prompt), which leave .6 to 1.3 nats a token.
+- SFT until 1 nat a token (a chosen token has probability .37 on average; untrained chains have 1.9): taught, and the
+  model's own answers still differ from the chosen ones. How long SFT was changes what on-policy answers do, so the
+  smaller sizes have half a nat and one and a half beside it. By updates: 75 (3 at full rate per prompt), which leave .6
+  to 1.3 nats a token.
 - Margins m = Δ(ℓ₊ − ℓ₋) of 10 and 20 nats: at β = .1 a reward margin of 1 and 2, preference σ(1) = .73 and σ(2) = .88.
-- DPO: 66 and 32 updates take every seed past the larger margin, against the model's own answers and random words; 80
-  updates (`equal updates`) to margins of 30 to 45.
+- DPO: 66 and 32 updates take all but one seed in 32 or none past the larger margin, against the model's own answers
+  and random words, and a longer SFT needs twice as many; 80 updates (`equal updates`) lead to margins of 30 to 45.
 - Rates are per prompt, for the loss is a mean over prompts: SFT .04; DPO 5/(1 + c), so that the largest eigenvalue of
   ηS grows little with c. A control takes half the rates and twice the updates.
 - `confounded`: the sizes and updates of the table it repeats; rates .8 for SFT (the loss after it, 5 to 12 nats, is
@@ -45,6 +47,7 @@ from toyld.trajectory.matched import at_margin, margin
 
 __all__ = [
     "COMMON",
+    "LEVELS",
     "LOCAL",
     "MARGINS",
     "SHARES",
@@ -72,6 +75,7 @@ KINDS = ("chosen", "rejected", "test_chosen")
 BETA = 0.1
 SFT_RATE, DPO_RATE = 0.04, 5.0
 TAUGHT = 1.0  # nats a token
+LEVELS = (1.5, TAUGHT, 0.5)
 SFT_UPDATES = {"equal loss": 130, "equal updates": 75}
 DPO_UPDATES = {"model": 66, "uniform": 32, "base": 80, "hot": 80}
 EVALUATIONS = 16  # at geometric distances, for margins grow fast at first
@@ -84,7 +88,7 @@ class Design:
     """One setting: a language, a local kernel, sizes, the values of c, what is rejected, arms, and the step size.
 
     negatives, arms: of the designs `equal loss` and `equal updates`; temperature: of the untrained model's answers;
-    halve: 2 = half the rates and twice the updates.
+    taught: the loss of `equal loss`, nats a token; halve: 2 = half the rates and twice the updates.
     """
 
     language: str = "markov"
@@ -96,6 +100,7 @@ class Design:
     negatives: tuple[str, ...] = ("model", "uniform")
     arms: tuple[str, ...] = ()
     temperature: float = 1.0
+    taught: float = TAUGHT
     halve: int = 1
 
     @property
@@ -103,6 +108,11 @@ class Design:
         """In words, without c and the step."""
         vocab = f" V={self.vocab}" if self.language == "markov" else ""
         return f"{self.language}, {self.local}, P={self.prompts} T={self.length}{vocab}"
+
+    @property
+    def slower(self) -> int:
+        """How many times as many updates it takes: half the rates, and pairs that already differ by more."""
+        return self.halve * (2 if self.taught < TAUGHT else 1)
 
     def language_of(self, seeds: Sequence[int], /) -> Language:
         """The language of all worlds, c by c, each with all the seeds: same seeds, same texts."""
@@ -123,12 +133,12 @@ class Design:
     def teach(self, world: World, design: str, arm: str = "baseline", /) -> Run:
         """SFT of one arm, to a loss or for a number of updates."""
         objective, share = ARMS[arm]
-        until = TAUGHT * self.length if design == "equal loss" else None
+        until = self.taught * self.length if design == "equal loss" else None
         return train(
             world,
             objectives.get(objective),
             lr=SFT_RATE * self.prompts * share / self.halve,
-            steps=SFT_UPDATES[design] * self.halve,
+            steps=SFT_UPDATES[design] * (self.halve if until is None else self.slower),
             until=until,
             rejected=None if objective == "sft" else "rejected",
             kinds=("chosen",),
@@ -137,7 +147,7 @@ class Design:
     def prefer(self, world: World, state: State, negatives: str, /) -> Run:
         """DPO from this policy on."""
         c = np.repeat(self.common, len(world.seeds) // len(self.common))
-        steps = DPO_UPDATES[negatives] * self.halve
+        steps = DPO_UPDATES[negatives] * self.slower
         marks = np.unique(np.round(np.geomspace(1, steps // self.halve, EVALUATIONS)).astype(int)) * self.halve
         return train(
             world,
@@ -158,9 +168,11 @@ class Design:
         for i, c in enumerate(self.common):
             at = slice(i * seeds, (i + 1) * seeds)
             step = f", 1/{self.halve} step" if self.halve > 1 else ""
-            model = f"{self.setting}{step}, c={c:g}, {design}, {negatives}"
+            level = f" {self.taught:g}" if design == "equal loss" else ""
+            model = f"{self.setting}{step}, c={c:g}, {design}{level}, {negatives}"
             attrs = {"experiment": "common", "design": design, "common": c, "negatives": negatives, "model": model}
-            attrs["sft_loss"] = float(taught.loss[-1, at].mean())
+            attrs["sft_loss"] = float(-taught.value("logp", "chosen")[-1, at].mean())
+            attrs |= {"taught": self.taught} if level else {}
             attrs["sft_passes"] = SFT_UPDATES[design] * ARMS[arm][1]
             table = run.table("dpo", arm.split(",")[0], worlds=range(at.start, at.stop), **attrs)
             yield f"{model}, {arm}", table
@@ -169,7 +181,12 @@ class Design:
 _TWO: dict[str, Any] = {"halve": 2, "common": (0.0, 4.0), "negatives": ("model",)}
 _EXTEND: dict[str, Any] = {"length": 8, "negatives": (), "arms": ("baseline", "extend"), "temperature": 2.0}
 SIZES: Mapping[str, tuple[Design, ...]] = {
-    "smoke": (Design(), Design(**_TWO), Design(prompts=12, common=(0.0, 0.25, 1.0), **_EXTEND)),
+    "smoke": (
+        Design(),
+        *(Design(taught=level, common=(0.0, 1.0, 4.0)) for level in LEVELS if level != TAUGHT),
+        Design(**_TWO),
+        Design(prompts=12, common=(0.0, 1.0), **_EXTEND),
+    ),
     "paper": (
         Design(vocab=100, prompts=24),
         Design(vocab=100, prompts=24, **_TWO),
@@ -188,7 +205,8 @@ def tables(
 ) -> dict[str, xr.Dataset]:
     """The stages of DPO of every condition, by name, with the seeds as units.
 
-    Attributes: experiment "common", setting, design, common (c), negatives, arm, local, halve, sft_loss.
+    Attributes: experiment "common", setting, design, common (c), negatives, arm, local, halve, taught (nats a token, of
+    the design `equal loss` alone), sft_loss (−ℓ₊ after SFT, nats a response).
 
     >>> small = Design(vocab=8, prompts=2, length=3, common=(0.0, 1.0), negatives=("model",), arms=())
     >>> found = tables(seeds=range(2), designs=[small])
@@ -311,15 +329,16 @@ def table_k4(found: Mapping[str, xr.Dataset], /) -> str:
     """Text: what DPO changes at each margin by c and negatives, mean ± half width of the 95 % interval over seeds."""
     mine = [ds for ds in found.values() if ds.attrs.get("design") == "equal loss"]
     lines = []
-    for setting, halve in dict.fromkeys((ds.attrs["setting"], ds.attrs["halve"]) for ds in mine):
+    names = ("setting", "halve", "taught")
+    for key in dict.fromkeys(tuple(ds.attrs[name] for name in names) for ds in mine):
         for m in MARGINS:
-            step = f", 1/{halve} of the step" if halve > 1 else ""
+            step = f", 1/{key[1]} of the step" if key[1] > 1 else ""
             lines += [
-                f"{setting}{step}; change in nats at margin {m:g}",
+                f"{key[0]}{step}; after SFT to {key[2]:g} nats a token, change in nats at margin {m:g}",
                 f"{'rejected':9}{'c':>5}  {_HEAD}  short of it",
             ]
             for ds in mine:
-                if (ds.attrs["setting"], ds.attrs["halve"]) == (setting, halve):
+                if tuple(ds.attrs[name] for name in names) == key:
                     missed = int((margin(ds)[-1] < m).sum())
                     values = "  ".join(_shown(gain(ds, m, name)) for name in _COLUMNS)
                     lines.append(f"{ds.attrs['negatives']:9}{ds.attrs['common']:5g}  {values}  {missed}")

@@ -1,4 +1,4 @@
-"""Similar or improbable: what of a rejected response y⁻ does the damage? Interventions on (Z, S), one at a time (K8).
+"""Similar or improbable: what of a rejected response y⁻ harms untrained ones? Interventions on (Z, S) (K8).
 
 After SFT to a known point the policy is held: its logits Z are where every run starts, whatever kernel the run has. The
 contexts that y⁻ alone visits (its *own*: behind the first token in which it differs from y⁺) are then changed in one
