@@ -188,7 +188,7 @@ def decomposition(tables: Sequence[xr.Dataset], language: str, /) -> dict[str, F
 @claim(
     "similarity.probability-scales-the-push",
     "While the other tokens keep their proportions q, the probability of y⁻ only scales what an update on y⁻ does: "
-    "e_y − π = (1 − π_y)(e_y − q). From a token in four to one in 300,000 that is a factor below 1.4.",
+    "e_y − π = (1 − π_y)(e_y − q), by less than 1.4 from a token in four to one in 300,000.",
     source=f"{K8}: why improbability saturates",
     kind="identity",
     premises=Premises({"z": logits(high=8.0), "y": label(), "up": real(0.0, 8.0), "tilt": constant(0.0)}),
