@@ -132,7 +132,7 @@ def _own(cells: dict[str, dict[str, Any]]) -> tuple[str, str]:
     tried, with *open* (undecided and not applicable are both open), else *not run*.
     """
     order = sorted(cells, key=RUNGS.index)
-    if "runs" not in cells[order[0]]:
+    if not any("runs" in cell for cell in cells.values()):
         return order[0], cells[order[0]]["verdict"]
     for rung in order:
         if cells[rung]["verdict"] in ("holds", "refuted", "conditional"):

@@ -222,3 +222,15 @@ def test_every_claim_is_about_this_experiment_and_tried_on_its_tables():
         trials = decide({one.id: try_on(one, runs)})[one.id]
         tested = {trial.runs[0].rsplit(", ", 1)[1] for trial in trials if trial.tested}
         assert tested == ({"many"} if one.id == "foresight.other-pairs-matter" else {"many", "alone"}), one.id
+
+
+def test_a_seed_gives_the_same_scores_in_any_company():
+    from toyld.contexts.experiments.foresight import tables
+
+    together, alone = tables(range(1000, 1008), "smoke"), tables([1003], "smoke")
+    assert together.keys() == alone.keys()
+    for name, table in alone.items():
+        for score, values in table.data_vars.items():
+            np.testing.assert_allclose(
+                together[name][score].sel(seed=[1003]).values, values.values, rtol=1e-6, atol=1e-9
+            )

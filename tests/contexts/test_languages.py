@@ -37,3 +37,22 @@ def test_every_prompt_is_as_likely_in_either_place(name):
 def test_too_few_words_for_the_prompts_are_one_clear_line(name):
     with pytest.raises(BadInput, match=r"^expected 26 different prompts .* got 5 words, enough for 25; take fewer"):
         MAKE[name]([1000], prompts=13)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "named"),
+    [
+        (languages.facts, {"seeds": 3}, "seeds"),
+        (languages.facts, {"seeds": []}, "seeds"),
+        (languages.markov, {"seeds": [-1]}, "seeds"),
+        (languages.markov, {"seeds": [0], "vocab": 0}, "vocab"),
+        (languages.markov, {"seeds": [0], "temperature": 0.0}, "temperature"),
+        (languages.facts, {"seeds": [0], "slip": 0.0}, "slip"),
+        (languages.facts, {"seeds": [0], "knowledge": 2.0}, "knowledge"),
+        (languages.facts, {"seeds": [0], "concepts": 2, "prompts": 40}, "prompts"),
+    ],
+)
+def test_what_makes_no_language_is_one_clear_line(make, options, named):
+    with pytest.raises(BadInput, match=named) as refused:
+        make(**options)
+    assert "\n" not in str(refused.value)

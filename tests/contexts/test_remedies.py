@@ -277,3 +277,16 @@ def test_a_measured_kernel_is_the_models_own_head(data):
 def test_a_measured_kernel_needs_24_texts_a_seed():
     with pytest.raises(BadInput, match=r"expected \(2, 24, 36\)"):
         r.measured(np.zeros((1, 24, 36), int), lambda rows: (rows, rows), [0, 1])
+
+
+@pytest.mark.parametrize("update", ["random", "random-projected"])
+def test_a_random_control_of_one_world_does_not_depend_on_the_others(update):
+    def change(w):
+        """How far P is from I in each world: whatever the signs of eigenvectors."""
+        return np.linalg.norm(preconditioner(update, w) - np.eye(w.trained), axis=(1, 2))
+
+    seeds = range(1000, 1006)
+    together = r.world("facts", seeds, "smoke")
+    alone = [r.world("facts", [seed], "smoke") for seed in seeds]
+    assert min(w.trained for w in alone) < together.trained
+    np.testing.assert_allclose(change(together), [change(w)[0] for w in alone], rtol=1e-9)

@@ -71,9 +71,9 @@ NOTHING = 0.05  # of the margin
     "untrained responses by less than a twentieth of the margin.",
     source=f"{K6}, controls",
     premises=pair(["random", "random-projected"], ["plain"]),
-    expect="open",
-    why="undecided in one of three small worlds after the correction for all trials; it holds in all 28 pairs of "
-    "larger worlds, seven kernels of two languages",
+    expect="holds",
+    why="by .18 nats and more of the .25 that a twentieth is; with other random numbers one of three small worlds was "
+    "undecided; it holds in all 28 pairs of larger worlds, seven kernels of two languages",
     takes="control",
     rungs=("contexts",),
     experiment=EXPERIMENT,

@@ -107,6 +107,7 @@ _SWEEP = needs(lambda tables: _sweeps(tables, design="equal loss"), "runs over c
     "agree (smallest step +0.49 [0.43, 0.58])",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def common_amplifies(*tables: xr.Dataset) -> Effect:
     """The smallest loss from one c to the next, over margins, negatives and settings."""
@@ -125,6 +126,7 @@ def common_amplifies(*tables: xr.Dataset) -> Effect:
     "another language agree (+0.51 [0.42, 0.68]). With a single pair the smallest step is not decided",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def common_amplifies_untaught(*tables: xr.Dataset) -> Effect:
     """The smallest loss from one c to the next."""
@@ -145,6 +147,7 @@ def common_amplifies_untaught(*tables: xr.Dataset) -> Effect:
     "[0.03, 0.15]); with a single pair it is not decided",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def common_widens_gap(*tables: xr.Dataset) -> Effect:
     """The smallest widening from one c to the next."""
@@ -164,6 +167,7 @@ def common_widens_gap(*tables: xr.Dataset) -> Effect:
     takes="all",
     instead="displacement.common-widens-gap",
     rungs=RUNGS,
+    experiment="common",
 )
 def common_raises_argmax(*tables: xr.Dataset) -> Effect:
     """The smallest further rise from one c to the next."""
@@ -186,6 +190,7 @@ def _without(tables: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     takes="all",
     instead="displacement.common-amplifies",
     rungs=RUNGS,
+    experiment="common",
 )
 def chosen_falls_without_common(*tables: xr.Dataset) -> Effect:
     """The smallest fall of chosen at c = 0."""
@@ -210,6 +215,7 @@ def _without_but_shared(tables: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     "where contexts share most of their features, exactly 0 where they share none",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def untaught_falls_without_common(*tables: xr.Dataset) -> Effect:
     """The smallest fall of the untaught response at c = 0."""
@@ -270,6 +276,7 @@ def on_policy_displaces_more(own: xr.Dataset, random: xr.Dataset) -> Effect:
     "not decided (+0.6 ± 0.6 at m = 10, other seeds)",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def on_policy_displaces_more_if_common(*tables: xr.Dataset) -> Effect:
     """Change of chosen against random words minus that against on-policy answers, at its smallest."""
@@ -299,6 +306,7 @@ def _longer(tables: Sequence[xr.Dataset]) -> list[tuple[Pair, Pair]]:
     "further seeds 7e-5, only just enough for a verdict among all trials of the rung)",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def on_policy_displaces_more_the_longer_sft(*tables: xr.Dataset) -> Effect:
     """What on-policy answers displace beyond random words, after longer minus after shorter SFT, at its smallest."""
@@ -334,6 +342,7 @@ def _halved(tables: Sequence[xr.Dataset]) -> Iterator[tuple[xr.Dataset, xr.Datas
     "larger worlds −26.37 and −26.55",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def not_the_step_size(*tables: xr.Dataset) -> Effect:
     """5 % of the fall less what halving changes of it, either way."""

@@ -55,6 +55,7 @@ def _extended(
     "(+0.75 [0.73, 0.78] or more)",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def extend_spares_at_margin(*tables: xr.Dataset) -> Effect:
     """Change of chosen after extended minus after plain SFT, at its smallest."""
@@ -89,6 +90,7 @@ def _large(tables: Sequence[xr.Dataset]) -> list[tuple[xr.Dataset, xr.Dataset]]:
     "0.07 (other seeds); in larger worlds, with other kernels and languages, +0.3 to +0.7",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def extend_helps_without_common(*tables: xr.Dataset) -> Effect:
     """Level after extended minus after plain SFT, at its smallest."""
@@ -107,6 +109,7 @@ def extend_helps_without_common(*tables: xr.Dataset) -> Effect:
     "4.0 [2.3, 5.9] or more; in `facts`, at c = 4, undecided",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def extend_help_fades_with_common(*tables: xr.Dataset) -> Effect:
     """Lead after a sixth of the updates minus lead after all, at its smallest."""
@@ -132,6 +135,7 @@ def _large_hot(tables: Sequence[xr.Dataset]) -> list[tuple[xr.Dataset, xr.Datase
     "undecided there with an unshared local kernel, in `facts`, and against answers at temperature 1",
     takes="all",
     rungs=RUNGS,
+    experiment="common",
 )
 def extend_hurts_with_common(*tables: xr.Dataset) -> Effect:
     """Level after plain minus after extended SFT, at its smallest."""

@@ -20,6 +20,7 @@ from toyld.contexts.world import Language, World
 
 __all__ = ["KERNEL", "facts", "markov", "sample"]
 
+EPS = float(np.finfo(float).eps)
 Logits = Callable[[np.ndarray], np.ndarray]
 # Half of every context's feature is its own; the rest is shared as in a language model: a little with all, more with
 # contexts of the same prompt and the same last tokens. Fixed before any result was looked at.
@@ -56,6 +57,26 @@ def _shuffle(rngs: Sequence[np.random.Generator], texts: np.ndarray) -> np.ndarr
 def _unit_vectors(rngs: Sequence[np.random.Generator], *shape: int) -> np.ndarray:
     v = np.stack([rng.normal(size=shape) for rng in rngs])
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def _generators(seeds: Any, stream: int) -> list[np.random.Generator]:
+    """One generator a seed."""
+    try:
+        numbers = [int(seed) for seed in seeds]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        msg = f"seeds: expected whole numbers >= 0, one a world, got {seeds!r}; write range(8), say"
+        raise BadInput(msg)
+    return [np.random.default_rng([seed, stream]) for seed in numbers]
+
+
+def _within(**given: tuple[float, float, float]) -> None:
+    """Every number strictly between its bounds."""
+    for name, (value, low, high) in given.items():
+        if not low < value < high:
+            msg = f"{name}: expected a number between {low:g} and {high:g}, got {value!r}"
+            raise BadInput(msg)
 
 
 def _two_words(rngs: Sequence[np.random.Generator], words: int, prompts: int) -> np.ndarray:
@@ -105,7 +126,8 @@ def markov(
     >>> markov(seeds=[0, 1], vocab=10, prompts=3, length=2).responses["chosen"].token.shape
     (2, 3, 2)
     """
-    rngs = [np.random.default_rng([seed, 11]) for seed in seeds]
+    rngs = _generators(seeds, 11)
+    _within(temperature=(temperature, 0.0, np.inf), vocab=(vocab, 1, np.inf), prompts=(prompts, 0, np.inf))
     table = _log(np.exp(np.stack([rng.normal(scale=spread, size=(vocab, vocab)) for rng in rngs])))
 
     def logits(rows: np.ndarray) -> np.ndarray:
@@ -157,7 +179,9 @@ def facts(
     >>> len(world.responses), world.size[2]
     (14, 18)
     """
-    rngs = [np.random.default_rng([seed, 23]) for seed in seeds]
+    rngs = _generators(seeds, 23)
+    _within(temperature=(temperature, 0.0, np.inf), slip=(slip, 0.0, 1.0), prompts=(prompts, 0, np.inf))
+    _within(concepts=(concepts, 1, np.inf), knowledge=(knowledge, -EPS, 1.0 + EPS))
     vocab, places = function_words + concepts * synonyms, (length + 1) // 2
     chain = np.stack([rng.dirichlet(np.full(function_words, 0.5), size=function_words + 1) for rng in rngs])
     popular = np.stack([rng.dirichlet(np.full(concepts, 0.5)) for rng in rngs])

@@ -11,8 +11,8 @@ those shown, if the component is constant (`centring.spares-untrained`; of all r
 `centring.untrained-above-remedies`), where to subtract μ (line hidden below the dark one) is to have no such component
 at all (`kernel.common-component-cancels`). If it is uneven, subtracting μ undoes less than half of the fall
 (`centring.undoes-any-component` is refuted), and projecting it out undoes it (`centring.projection-spares-more`,
-`centring.projected-above-remedies`). A random vector as long as μ changes little (`centring.random-changes-nothing` is
-open). C, F: the argmax along the chosen response rises in every arm. The price: two to three times as many updates
+`centring.projected-above-remedies`). A random vector as long as μ changes little (`centring.random-changes-nothing`).
+C, F: the argmax along the chosen response rises in every arm. The price: two to three times as many updates
 (`centring.needs-more-updates`). NPO+NLL is this project's own pair of losses.
 """
 

@@ -66,7 +66,8 @@ def preconditioner(update: str, w: World, /) -> np.ndarray | None:
         return _projector(gram, np.einsum("bji,bj->bi", off, top))
     values, vectors = np.linalg.eigh(gram)
     known = values > 1e-9 * values[:, -1:]
-    noise = np.stack([np.random.default_rng([seed, 71]).normal(size=w.trained) for seed in w.seeds])
+    # The largest eigenvalue gets the first number, so that contexts which only other worlds have change nothing.
+    noise = np.stack([np.random.default_rng([seed, 71]).normal(size=w.trained)[::-1] for seed in w.seeds])
     a = np.einsum("bij,bj->bi", vectors, np.where(known, noise / np.sqrt(np.where(known, values, 1.0)), 0.0)) * used
     if update == "random-projected":
         return _projector(gram, a)

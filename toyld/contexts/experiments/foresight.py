@@ -261,7 +261,7 @@ def score(seeds: Sequence[int], setting: Setting, /) -> list[Scored]:
     world = worlds(seeds, setting)
     state, shape = start(world), world.responses["chosen"].mask.shape[:2]
     if np.isfinite(setting.taught):
-        until = setting.taught * world.responses["chosen"].mask.sum(-1).mean()
+        until = setting.taught * world.responses["chosen"].mask.sum(-1).mean(-1)  # each world by its own lengths
         sft = objectives.get("sft")
         state = train(world, sft, lr=0.3 * shape[1], steps=200, until=until, at=(), kinds=("chosen",)).state
     known, single, out = scores(world, state), alone(world, state), []
