@@ -129,14 +129,14 @@ def _by_hand(seeds: int, kernel: str) -> dict[str, np.ndarray]:
     setting = foresight.SIZES["smoke"][0]
     world = foresight.worlds(range(SEED, SEED + seeds), setting)
     sides = [[np.asarray(a) for a in world.responses[kind]] for kind in ("chosen", "rejected")]
-    taught = setting.taught * sides[0][2].sum(-1).mean()
+    taught = setting.taught * sides[0][2].sum(-1).mean(-1)  # (B,)
     n, first = slice(0, world.trained), list(setting.kernels).index(kernel) * seeds
     gram, begun, fall, end = np.asarray(world.kernel.block(n, n)), [], [], []
     for b in range(first, first + seeds):
         texts = [[a[b] for a in side] for side in sides]
         z, one = world.logits[b, n], np.ones(len(texts[0][0]))
         for _ in range(200):
-            if -_logp(z, texts[0]).mean() <= taught:
+            if -_logp(z, texts[0]).mean() <= taught[b]:
                 break
             z = z - 0.3 * gram[b] @ _residual(z, (texts[0], one))
         start = [_logp(z, side) for side in texts]
