@@ -112,7 +112,7 @@ def test_a_world_that_does_not_reach_the_margin_has_no_number():
 def taught_as_scored():
     """The worlds of TINY and the policy after the SFT of the experiment."""
     world = foresight.worlds([1000, 1001, 1002], TINY)
-    until = foresight.TAUGHT * world.responses["chosen"].mask.sum(-1).mean()
+    until = foresight.TAUGHT * world.responses["chosen"].mask.sum(-1).mean(-1)
     sft = objectives.get("sft")
     return world, contexts.train(world, sft, lr=1.5, steps=200, until=until, at=(), kinds=("chosen",)).state
 
