@@ -14,6 +14,7 @@ import numpy as np
 from toyld.checked import BadInput
 from toyld.contexts.engine import State
 from toyld.contexts.kernels import Mixture
+from toyld.contexts.languages import sample
 from toyld.contexts.world import Language, World, on_host
 
 __all__ = ["beliefs", "respond", "with_texts"]
@@ -62,13 +63,8 @@ def respond(
     """
     language, _, _ = _language(world)
     rngs = [np.random.default_rng([s, seed, 37]) for s in world.seeds]
-    rows = np.asarray(language.prompts[prompts])
-    start = rows.shape[-1]
-    for _ in range(length or language.texts["chosen"].shape[-1]):
-        z = beliefs(world, state, rows) / temperature
-        noise = np.stack([rng.gumbel(size=z.shape[1:]) for rng in rngs])
-        rows = np.concatenate([rows, np.argmax(z + noise, -1)[..., None]], -1)
-    return rows[..., start:]
+    asked, tokens = np.asarray(language.prompts[prompts]), length or language.texts["chosen"].shape[-1]
+    return sample(rngs, lambda rows: beliefs(world, state, rows), asked, tokens, temperature)
 
 
 def with_texts(world: World, state: State, texts: Mapping[str, np.ndarray], /) -> tuple[World, State]:
@@ -88,10 +84,8 @@ def with_texts(world: World, state: State, texts: Mapping[str, np.ndarray], /) -
     _dual_alone(state)
     fresh = replace(language, texts={**language.texts, **texts})
     new = fresh.world(world.seeds, world.attrs)
-    weights = {name: kernel._weight(name) for name in kernel.weights}
     tokens = _language(new)[2]
-    mixed = replace(kernel, tokens=tokens, weights=weights, like=None, _cache={})
-    new = replace(new, kernel=mixed)
+    new = replace(new, kernel=replace(kernel, tokens=tokens, like=None, _cache={}))
     carried = on_host(state.dual)
     dual = np.zeros((*new.logits.shape[:1], new.trained, new.logits.shape[2]))
     for b in range(len(dual)):

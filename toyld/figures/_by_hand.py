@@ -12,7 +12,7 @@ import numpy as np
 
 from toyld import softmax as sm
 
-__all__ = ["by_hand"]
+__all__ = ["Texts", "by_hand", "residual"]
 
 
 def by_hand(grid: Any, /) -> Iterator[dict[str, float]]:
@@ -24,15 +24,15 @@ def by_hand(grid: Any, /) -> Iterator[dict[str, float]]:
         world = languages.facts(seeds=[seed], temperature=grid.temperature[0], kernel=kernel, **grid.world)
         n = slice(0, world.trained)
         z, gram = world.logits[0, n], np.asarray(world.kernel.block(n, n))[0]
-        plus, minus = (_Texts(*(a[0] for a in world.responses[kind][:2])) for kind in ("chosen", "rejected"))
+        plus, minus = (Texts(*(a[0] for a in world.responses[kind][:2])) for kind in ("chosen", "rejected"))
         one = np.ones(len(plus.token))
         for _ in range(grid.sft[0]):
-            z = z - grid.sft_lr * gram @ _residual(z, [(plus, one)])
+            z = z - grid.sft_lr * gram @ residual(z, (plus, one)) / len(one)
         first = z
         for _ in range(grid.steps):
             gained = plus.logp(z) - plus.logp(first) - minus.logp(z) + minus.logp(first)
             c = beta / (1.0 + np.exp(beta * gained))
-            z = z - grid.lr[0] * gram @ _residual(z, [(plus, c), (minus, -c)])
+            z = z - grid.lr[0] * gram @ residual(z, (plus, c), (minus, -c)) / len(one)
         yield {
             "d_chosen": float((plus.logp(z) - plus.logp(first)).mean()),
             "d_rejected": float((minus.logp(z) - minus.logp(first)).mean()),
@@ -40,26 +40,27 @@ def by_hand(grid: Any, /) -> Iterator[dict[str, float]]:
         }
 
 
-class _Texts(NamedTuple):
-    """Contexts and labels of the tokens of every response, (P, T)."""
+class Texts(NamedTuple):
+    """Contexts, labels and mask of the tokens of every response, (P, T); the mask may be left out."""
 
     context: np.ndarray
     token: np.ndarray
+    mask: Any = 1.0
 
     def logp(self, z: np.ndarray) -> np.ndarray:
         """Summed log π, (P,)."""
         logs = sm.log_softmax(z)[self.context]
-        return np.take_along_axis(logs, self.token[..., None], -1)[..., 0].sum(-1)
+        return (np.take_along_axis(logs, self.token[..., None], -1)[..., 0] * self.mask).sum(-1)
 
     def top(self, z: np.ndarray) -> np.ndarray:
         """Summed log π of the likeliest token, (P,)."""
-        return sm.log_softmax(z).max(-1)[self.context].sum(-1)
+        return (sm.log_softmax(z).max(-1)[self.context] * self.mask).sum(-1)
 
 
-def _residual(z: np.ndarray, pushes: list[tuple[_Texts, np.ndarray]]) -> np.ndarray:
-    """R (n, V) of the mean over rows."""
+def residual(z: np.ndarray, *pushes: tuple[Texts, np.ndarray]) -> np.ndarray:
+    """R (contexts, classes), summed over rows, with a push (P,) on each response of every side."""
     r = np.zeros_like(z)
     for texts, c in pushes:
-        push = np.repeat(c[:, None], texts.token.shape[1], 1)
-        np.add.at(r, texts.context, sm.residual(z[texts.context], texts.token, c=push) / len(c))
+        push = c[:, None] * texts.mask * np.ones(texts.token.shape)
+        np.add.at(r, texts.context, sm.residual(z[texts.context], texts.token, c=push))
     return r

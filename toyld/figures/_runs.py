@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from toyld import softmax as sm
+from toyld.figures._by_hand import Texts, residual
 from toyld.figures._look import require
 from toyld.figures._table import Table, rows
 
@@ -66,32 +66,18 @@ def by_hand(seeds: int, model: str, /, *, sft: int, dpo: int) -> float:
         world = stages.pretrained([seed], models=kernel)
         n = slice(0, world.trained)
         z, gram = world.logits[0, n], np.asarray(world.kernel.block(n, n))[0]
-        plus, minus = ([np.asarray(a[0]) for a in world.responses[kind][:2]] for kind in ("chosen", "rejected"))
+        plus, minus = (Texts(*(a[0] for a in world.responses[kind][:2])) for kind in ("chosen", "rejected"))
         first = z
         for _ in range(sft):
-            z = z - stages.STEP * gram @ _residual(z, [(plus, np.ones(len(plus[0])))])
+            z = z - stages.STEP * gram @ residual(z, (plus, np.ones(len(plus.token))))
         if dpo:
             first = z
         for _ in range(dpo):
-            gained = _logp(z, plus) - _logp(first, plus) - _logp(z, minus) + _logp(first, minus)
+            gained = plus.logp(z) - plus.logp(first) - minus.logp(z) + minus.logp(first)
             c = 2.0 / (1.0 + np.exp(stages.BETA * gained))  # β(1 − a) at 2/β times the rate of SFT
-            z = z - stages.STEP * gram @ _residual(z, [(plus, c), (minus, -c)])
-        changes.append((_logp(z, plus) - _logp(first, plus)).mean())
+            z = z - stages.STEP * gram @ residual(z, (plus, c), (minus, -c))
+        changes.append((plus.logp(z) - plus.logp(first)).mean())
     return float(np.mean(changes))
-
-
-def _logp(z: Floats, texts: list[np.ndarray]) -> Floats:
-    """Summed log π of every response, (P,)."""
-    context, token = texts
-    return np.take_along_axis(sm.log_softmax(z)[context], token[..., None], -1)[..., 0].sum(-1)
-
-
-def _residual(z: Floats, pushes: list[tuple[list[np.ndarray], Floats]]) -> Floats:
-    """R (contexts, classes), summed over rows: the rate is one of each prompt."""
-    r = np.zeros_like(z)
-    for (context, token), c in pushes:
-        np.add.at(r, context, sm.residual(z[context], token, c=np.repeat(c[:, None], token.shape[1], 1)))
-    return r
 
 
 def weight(model: str, /) -> str:

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from toyld import softmax as sm
 from toyld.contexts import experiments
 from toyld.contexts.experiments import common
+from toyld.figures._by_hand import Texts, residual
 from toyld.figures._look import FALL, INK, RISE, require, title
 from toyld.figures._table import Table, rows
 
@@ -51,22 +51,6 @@ def _interval(units: np.ndarray) -> tuple[float, float, float, int]:
     return float(known.mean()), float(known.mean()) - half, float(known.mean()) + half, len(known)
 
 
-Texts = tuple[np.ndarray, np.ndarray]  # contexts and labels of the tokens of every response, (P, T)
-
-
-def _logp(z: np.ndarray, of: Texts) -> np.ndarray:
-    """Summed log π of every response, (P,)."""
-    return np.take_along_axis(sm.log_softmax(z)[of[0]], of[1][..., None], -1)[..., 0].sum(-1)
-
-
-def _residual(z: np.ndarray, *sides: tuple[Texts, np.ndarray]) -> np.ndarray:
-    """R (n, V), summed over prompts."""
-    r = np.zeros_like(z)
-    for of, push in sides:
-        np.add.at(r, of[0], sm.residual(z[of[0]], of[1], c=np.broadcast_to(push[:, None], of[1].shape)))
-    return r
-
-
 def by_hand(seeds: Iterable[int], /, *, c: float) -> float:
     """Change of chosen over all updates against random words, from Z ← Z − η S R and `softmax.residual` alone."""
     changes = []
@@ -78,18 +62,18 @@ def by_hand(seeds: Iterable[int], /, *, c: float) -> float:
         )
         every = slice(0, world.trained)
         z, gram = world.logits[0, every], np.asarray(world.kernel.block(every, every))[0]
-        plus, minus = ((r.context[0], r.token[0]) for r in map(world.responses.get, ("chosen", "rejected")) if r)
+        plus, minus = (Texts(*(a[0] for a in world.responses[kind][:2])) for kind in ("chosen", "rejected"))
         one = np.ones(design.prompts)
         for _ in range(common.SFT_UPDATES["equal loss"]):
-            if -_logp(z, plus).mean() <= common.TAUGHT * design.length:
+            if -plus.logp(z).mean() <= common.TAUGHT * design.length:
                 break
-            z = z - common.SFT_RATE * gram @ _residual(z, (plus, one))
+            z = z - common.SFT_RATE * gram @ residual(z, (plus, one))
         first = z
         for _ in range(common.DPO_UPDATES["uniform"]):
-            gained = _logp(z, plus) - _logp(first, plus) - _logp(z, minus) + _logp(first, minus)
+            gained = plus.logp(z) - plus.logp(first) - minus.logp(z) + minus.logp(first)
             push = common.BETA / (1.0 + np.exp(common.BETA * gained))
-            z = z - common.DPO_RATE / (1.0 + c) * gram @ _residual(z, (plus, push), (minus, -push))
-        changes.append(float((_logp(z, plus) - _logp(first, plus)).mean()))
+            z = z - common.DPO_RATE / (1.0 + c) * gram @ residual(z, (plus, push), (minus, -push))
+        changes.append(float((plus.logp(z) - plus.logp(first)).mean()))
     return float(np.mean(changes))
 
 

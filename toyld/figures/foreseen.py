@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld import softmax as sm
+from toyld.figures._by_hand import Texts, residual
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
 from toyld.figures._table import Table, rows
 
@@ -133,19 +133,19 @@ def _by_hand(seeds: int, kernel: str) -> dict[str, np.ndarray]:
     n, first = slice(0, world.trained), list(setting.kernels).index(kernel) * seeds
     gram, begun, fall, end = np.asarray(world.kernel.block(n, n)), [], [], []
     for b in range(first, first + seeds):
-        texts = [[a[b] for a in side] for side in sides]
+        texts = [Texts(*(a[b] for a in side)) for side in sides]
         z, one = world.logits[b, n], np.ones(len(texts[0][0]))
         for _ in range(200):
-            if -_logp(z, texts[0]).mean() <= taught[b]:
+            if -texts[0].logp(z).mean() <= taught[b]:
                 break
-            z = z - 0.3 * gram[b] @ _residual(z, (texts[0], one))
-        start = [_logp(z, side) for side in texts]
+            z = z - 0.3 * gram[b] @ residual(z, (texts[0], one))
+        start = [side.logp(z) for side in texts]
         path = []
         for step in range(setting.updates + 1):
-            moved = [_logp(z, side) - at for side, at in zip(texts, start, strict=True)]
+            moved = [side.logp(z) - at for side, at in zip(texts, start, strict=True)]
             path += [moved] if step in foresight.AT else []
             c = foresight.BETA / (1.0 + np.exp(foresight.BETA * (moved[0] - moved[1])))
-            z = z - setting.rate * gram[b] @ _residual(z, (texts[0], c), (texts[1], -c))
+            z = z - setting.rate * gram[b] @ residual(z, (texts[0], c), (texts[1], -c))
         changes = np.array(path)  # (evaluation, side, pair)
         begun.append(-changes[foresight.AT.index(8), 0])
         fall.append(foresight.fall_at(foresight.MARGIN, changes[:, :1], changes[:, 1:])[0])
@@ -157,20 +157,6 @@ def _by_hand(seeds: int, kernel: str) -> dict[str, np.ndarray]:
         "fell": np.where(there, (falls > 0).mean(-1), np.nan),
         "fell_end": (np.array(end) > 0).mean(-1),
     }
-
-
-def _logp(z: Any, side: Any) -> Any:
-    """Summed log π of every response, (P,)."""
-    at, label, mask = side
-    return (np.take_along_axis(sm.log_softmax(z)[at], label[..., None], -1)[..., 0] * mask).sum(-1)
-
-
-def _residual(z: Any, *pushes: tuple[Any, Any]) -> Any:
-    """R (contexts, classes), summed over pairs."""
-    r = np.zeros_like(z)
-    for (at, label, mask), c in pushes:
-        np.add.at(r, at, sm.residual(z[at], label, c=c[:, None] * mask))
-    return r
 
 
 def check(table: Mapping[str, Any]) -> None:

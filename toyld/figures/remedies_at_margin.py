@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from toyld.figures._by_hand import Texts, residual
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
 from toyld.figures._table import Table, rows
 
@@ -104,28 +105,23 @@ def _by_hand(size: str, kernel: str, arm: str) -> tuple[float, float]:
     `softmax.residual`; none of `contexts.train`.
     """
     from toyld import contexts
-    from toyld import softmax as sm
     from toyld.contexts.experiments import remedies as r
 
     w = r.with_component(r.world("facts", [SEED], size), kernel)
     z = contexts.logits(w, r.start(w))[0]
-    sides = {kind: [np.asarray(a)[0] for a in w.responses[kind]] for kind in r.KINDS}
+    sides = {kind: Texts(*(a[0] for a in w.responses[kind])) for kind in r.KINDS}
     own = np.sqrt(np.asarray(w.kernel.diagonal)[0])
     phi = np.concatenate([np.asarray(w.kernel.features)[0], np.diag(own)], axis=1)
-    used = np.concatenate([sides[kind][0][sides[kind][2]] for kind in ("chosen", "rejected")])
+    used = np.concatenate([sides[kind].context[sides[kind].mask] for kind in ("chosen", "rejected")])
     mean = phi[used].mean(0)
     less = {"plain": phi, "centred": phi - mean, "projected": phi - np.outer(phi @ mean, mean) / (mean @ mean)}[arm]
 
-    def logp(z: Any, kind: str) -> Any:
-        at, label, mask = sides[kind]
-        return (np.take_along_axis(sm.log_softmax(z)[at], label[..., None], -1)[..., 0] * mask).sum(-1)
-
     block, fine = SIZES[size]["block"], SIZES[size]["fine"]
-    start = {kind: logp(z, kind) for kind in r.KINDS}
+    start = {kind: sides[kind].logp(z) for kind in r.KINDS}
     before = (0.0, 0.0, 0.0)
     for step in range(SIZES[size]["most"] + 1):
         if step:
-            change = {kind: float((logp(z, kind) - start[kind]).mean()) for kind in r.KINDS}
+            change = {kind: float((sides[kind].logp(z) - start[kind]).mean()) for kind in r.KINDS}
             margin = change["chosen"] - change["rejected"]
             every = fine if step <= block else 3 * fine
             if (step % block or block) % every == 0 or step % block == 0:
@@ -135,13 +131,10 @@ def _by_hand(size: str, kernel: str, arm: str) -> tuple[float, float]:
                     a, b = (before[i] + share * (now[i] - before[i]) for i in (1, 2))
                     return a, b
                 before = now
-        gap = logp(z, "chosen") - logp(z, "rejected") - start["chosen"] + start["rejected"]
+        gap = sides["chosen"].logp(z) - sides["rejected"].logp(z) - start["chosen"] + start["rejected"]
         c = 0.1 / (1.0 + np.exp(0.1 * gap))
-        residual = np.zeros_like(z)
-        for kind, push in (("chosen", c), ("rejected", -c)):
-            at, label, mask = sides[kind]
-            np.add.at(residual, at, sm.residual(z[at], label, c=push[:, None] * mask) / len(c))
-        z = z - 20.0 * phi @ (less.T @ residual)
+        push = residual(z, (sides["chosen"], c), (sides["rejected"], -c)) / len(c)
+        z = z - 20.0 * phi @ (less.T @ push)
     return np.nan, np.nan
 
 
