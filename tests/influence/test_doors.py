@@ -1,0 +1,116 @@
+"""Bad input gets one clear line: expected, got, what to do."""
+
+import pytest
+import torch
+from torch import nn
+
+from toyld import influence
+from toyld.checked import BadInput
+from toyld.influence import Model, teach, update
+
+NET = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+X, Y = torch.zeros(2, 4), torch.tensor([0, 2])
+
+
+class Returns(nn.Module):
+    """A module whose output is what a function makes of the logits."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.net, self.make = NET, make
+
+    def forward(self, x):
+        return self.make(self.net(x))
+
+
+CASES = {
+    "not a module": (lambda: Model(lambda x: x), "expected a torch.nn.Module, got function"),
+    "nothing trains": (
+        lambda: Model(nn.Linear(2, 2).requires_grad_(False)),
+        "parameters that require grad, got none of 2; call requires_grad_",
+    ),
+    "frozen by name": (
+        lambda: Model(nn.Linear(2, 2).requires_grad_(False), parameters="weight"),
+        "those that require grad, got weight frozen; unfreeze",
+    ),
+    "unknown name": (lambda: Model(NET, parameters=["head.*"]), "names among 0.weight, .*got 'head"),
+    "mixed devices": (
+        lambda: Model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))),
+        "one device, got cpu, meta; move",
+    ),
+    "mixed dtypes": (
+        lambda: Model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())),
+        "one dtype, got torch.float32, torch.float64",
+    ),
+    "dropout": (lambda: Model(nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 2))), "repeat, got Dropout '0' in training"),
+    "batch norm": (
+        lambda: Model(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))),
+        "got BatchNorm1d '0' in training mode, which makes them dependent on the batch",
+    ),
+    "inputs elsewhere": (lambda: Model(NET)(X.to("meta")), "on the module's device cpu, got meta; move"),
+    "inputs of another dtype": (lambda: Model(NET)(X.double()), "dtype torch.float32, got torch.float64; convert"),
+    "inputs no tensor": (lambda: Model(NET)([[0.0] * 4]), "a tensor, .* got list; convert"),
+    "no examples": (lambda: Model(NET)(X[:0]), r"at least one example .* got shape \(0, 4\)"),
+    "probabilities": (
+        lambda: Model(Returns(lambda z: z.softmax(-1)))(X),
+        "expected logits, got probabilities .*rows sum to 1.*; return what softmax",
+    ),
+    "classes": (lambda: Model(Returns(lambda z: z.argmax(-1, keepdim=True).repeat(1, 3)))(X), "got torch.int64"),
+    "one score": (lambda: Model(Returns(lambda z: z[:, :1]))(X), r"got shape \(2, 1\); return all classes"),
+    "a pair": (lambda: Model(Returns(lambda z: (z, z)))(X), "output with .logits.*got tuple; wrap"),
+    "nan": (lambda: Model(Returns(lambda z: z * float("nan")))(X), "finite logits"),
+    "detached": (
+        lambda: update(Model(Returns(lambda z: z.detach())), teach(X, Y), lr=0.1),
+        "logits that depend on the parameters.*drop no_grad",
+    ),
+    "labels too large": (lambda: update(Model(NET), teach(X, Y + 1), lr=0.1), r"labels: expected 0 … 2.*got 3"),
+    "labels of another shape": (lambda: update(Model(NET), teach(X, Y[:1]), lr=0.1), r"shape \(2,\).*got \(1,\)"),
+    "float labels": (lambda: update(Model(NET), teach(X, Y.float()), lr=0.1), "integers, got torch.float32"),
+    "labels elsewhere": (lambda: update(Model(NET), teach(X, Y.to("meta")), lr=0.1), "device of the logits, cpu, got"),
+    "no reference": (
+        lambda: influence.from_objective("dpo", chosen=(X, Y), rejected=(X, 2 - Y)),
+        r"dpo: this objective reads batch.ref_chosen, which is None; pass reference= \(the module before training\)",
+    ),
+    "no rejected": (lambda: influence.from_objective("simpo", chosen=(X, Y)), "simpo: .*batch.rejected.*; pass"),
+    "no old policy": (lambda: influence.from_objective("ppo", chosen=(X, Y)), "ppo: .*old_chosen.*; pass old="),
+    "no side": (lambda: influence.from_objective("sft"), "expected chosen=.*got neither"),
+    "ragged sides": (
+        lambda: influence.from_objective("simpo", chosen=(X, Y), rejected=(X[:, :3], Y)),
+        r"sides of one shape .*\(2, 4\), \(2, 3\); pad",
+    ),
+    "a loss with axes": (lambda: update(Model(NET), influence.Lesson(X, lambda z: z), lr=0.1), "one number.*mean"),
+    "a constant loss": (
+        lambda: update(Model(NET), influence.Lesson(X, lambda z: z.detach().sum()), lr=0.1),
+        "function of the logits, got a constant",
+    ),
+    "no rate": (lambda: update(Model(NET), teach(X, Y)), "lr= or optimizer=, got neither"),
+    "a bad rate": (lambda: update(Model(NET), teach(X, Y), lr=-1.0), r"lr: expected a finite number > 0, got -1"),
+    "strange optimiser": (
+        lambda: update(Model(NET), teach(X, Y), optimizer=torch.optim.Adagrad(NET.parameters())),
+        "SGD, RMSprop, Adam, got Adagrad",
+    ),
+    "another's optimiser": (
+        lambda: update(Model(NET), teach(X, Y), optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)),
+        "one of the module's parameters",
+    ),
+    "observed labels of another shape": (
+        lambda: influence.blocks(Model(NET), update(Model(NET), teach(X, Y), lr=0.1), X).tokens(Y[:1]),
+        r"shape \(2,\), one per observed row, got \(1,\)",
+    ),
+    "a kernel too large": (
+        lambda: influence.kernel(Model(nn.Linear(1, 3000)), torch.zeros(9, 1), torch.zeros(9, 1)),
+        "K: expected at most 2 GiB, got 2.7; take fewer",
+    ),
+    "unknown mode": (
+        lambda: influence.predict(Model(NET), update(Model(NET), teach(X, Y), lr=0.1), X, mode="jvp"),
+        "'forward' or 'difference', got 'jvp'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_bad_input_gets_one_clear_line(case):
+    call, line = CASES[case]
+    with pytest.raises(BadInput, match=line) as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,258 @@
+"""A functional view of a torch module that maps inputs to logits: θ ↦ z(x; θ), and its derivative along a direction.
+
+The module is not touched and nothing is copied: `Model.theta` shares storage with the module, which must stand still
+while a prediction is made. Examples must not see each other (no batch statistics), or a kernel between two inputs has
+no meaning; so a module whose dropout or batch normalisation is in training mode is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toyld.checked import BadInput
+
+__all__ = ["Model", "count", "plain_attention", "split", "stack"]
+
+Inputs = Any  # a tensor, or a tuple or dict of tensors, whose first axis is the examples
+
+
+class Model:
+    """A module's logits z(x; θ) as a function of the parameters that train.
+
+    module: maps inputs to logits (…, V), or to an object or dict with `logits` (Hugging Face). Inputs are a tensor, a
+    tuple (positional) or a dict (keyword arguments) of tensors, the first axis being the examples. parameters: names or
+    patterns ("head.*", "*lora*") of those that train; by default all that require grad. A tied weight counts once.
+
+    Raises:
+        BadInput: no such parameter, one that does not require grad, several devices or dtypes, a module in training
+            mode whose logits are random or depend on the batch.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    >>> model = Model(net, parameters="2.*")
+    >>> list(model.theta), model(torch.zeros(5, 3)).shape
+    (['2.weight', '2.bias'], torch.Size([5, 2]))
+    """
+
+    def __init__(self, module: nn.Module, /, *, parameters: str | Iterable[str] | None = None) -> None:
+        if not isinstance(module, nn.Module):
+            msg = f"module: expected a torch.nn.Module, got {type(module).__name__}; wrap the function in one"
+            raise BadInput(msg)
+        self.module = module
+        self.parameters = _chosen(module, parameters)
+        self.theta: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
+        everything = [*module.parameters(), *module.buffers()]
+        if len(devices := sorted({str(t.device) for t in everything})) > 1:
+            msg = f"module: expected all parameters on one device, got {', '.join(devices)}; move it with module.to(…)"
+            raise BadInput(msg)
+        if len(dtypes := sorted({str(p.dtype) for p in module.parameters()})) > 1:
+            msg = f"module: expected parameters of one dtype, got {', '.join(dtypes)}; convert it, for example .float()"
+            raise BadInput(msg)
+        first = next(iter(self.theta.values()))
+        self.device, self.dtype = first.device, first.dtype
+        _still(module)
+
+    def __call__(self, inputs: Inputs, /) -> Tensor:
+        """Logits z (N, …, V), without gradient, checked to be logits."""
+        with torch.no_grad():
+            return self.checked(_logits(self._run(inputs)))
+
+    def attached(self, inputs: Inputs, /) -> Tensor:
+        """Logits with a graph to `parameters`, whatever the caller's grad mode."""
+        with torch.enable_grad():
+            return _logits(self._run(inputs))
+
+    def at(self, theta: Mapping[str, Tensor], inputs: Inputs, /) -> Tensor:
+        """z(x; θ) at parameters `theta` (name → tensor); those not named stay as they are."""
+        args, kwargs = _call(inputs)
+        return _logits(torch.func.functional_call(self.module, dict(theta), args, kwargs))
+
+    def tangent(self, inputs: Inputs, direction: Mapping[str, Tensor], /) -> tuple[Tensor, Tensor]:
+        """(z, J d): the logits (N, …, V) and their derivative along a direction d (name → tensor), by forward mode.
+
+        One pass, no Jacobian. Fused attention has no forward mode: the attention inside runs as plain matrix products.
+        """
+        forward_ad = _forward_mode()
+        self.accepts(inputs)
+        with torch.no_grad(), plain_attention(), forward_ad.dual_level():
+            duals = {name: forward_ad.make_dual(self.theta[name], d) for name, d in direction.items()}
+            z, dz = forward_ad.unpack_dual(self.at(duals, inputs))
+        return self.checked(z), torch.zeros_like(z) if dz is None else dz
+
+    def accepts(self, inputs: Inputs, /) -> None:
+        """Raise BadInput unless the inputs are tensors with examples, on the module's device."""
+        leaves = list(_leaves(inputs))
+        if not leaves or not all(isinstance(x, Tensor) for x in leaves):
+            got = ", ".join(sorted({type(x).__name__ for x in leaves})) or "nothing"
+            msg = f"inputs: expected a tensor, or a tuple or dict of tensors, got {got}; convert with torch.as_tensor"
+            raise BadInput(msg)
+        for x in leaves:
+            if x.device != self.device:
+                msg = f"inputs: expected them on the module's device {self.device}, got {x.device}; move one of the two"
+                raise BadInput(msg)
+            if x.is_floating_point() and x.dtype != self.dtype:
+                msg = f"inputs: expected the module's dtype {self.dtype}, got {x.dtype}; convert one of the two"
+                raise BadInput(msg)
+            if x.ndim == 0 or len(x) == 0:
+                msg = f"inputs: expected at least one example along the first axis, got shape {tuple(x.shape)}"
+                raise BadInput(msg)
+
+    def checked(self, z: Tensor, /) -> Tensor:
+        """The same logits; BadInput if they cannot be logits (shape, dtype, not finite, probabilities)."""
+        if z.ndim < 2 or z.shape[-1] < 2:
+            msg = f"module: expected logits (N, …, V), V ≥ 2, got shape {tuple(z.shape)}; return all classes"
+            raise BadInput(msg)
+        if not z.is_floating_point():
+            msg = f"module: expected logits, got {z.dtype}; return scores before argmax"
+            raise BadInput(msg)
+        low, total = torch.aminmax(z)[0], z.sum(-1)
+        if not bool(torch.isfinite(total).all()):
+            msg = "module: expected finite logits, got some that are not; look for nan in inputs or parameters"
+            raise BadInput(msg)
+        if float(low) >= 0.0 and float((total - 1.0).abs().max()) < 1e-3:
+            msg = "module: expected logits, got probabilities (≥ 0, rows sum to 1); return what softmax is applied to"
+            raise BadInput(msg)
+        return z
+
+    def _run(self, inputs: Inputs) -> Any:
+        self.accepts(inputs)
+        args, kwargs = _call(inputs)
+        return self.module(*args, **kwargs)
+
+
+def _chosen(module: nn.Module, wanted: str | Iterable[str] | None) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = dict(module.named_parameters())
+    if wanted is None:
+        if chosen := {name: p for name, p in named.items() if p.requires_grad}:
+            return chosen
+        msg = f"module: expected parameters that require grad, got none of {len(named)}; call requires_grad_(True)"
+        raise BadInput(msg)
+    patterns = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            names = ", ".join(list(named)[:6]) + (", …" if len(named) > 6 else "")
+            msg = f"parameters: expected names among {names}, got {pattern!r}; patterns as in '*.bias'"
+            raise BadInput(msg)
+    chosen = {name: p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    if not chosen:
+        msg = "parameters: expected at least one name, got none; leave it out for all that require grad"
+        raise BadInput(msg)
+    if frozen := [name for name, p in chosen.items() if not p.requires_grad]:
+        more = f" and {len(frozen) - 1} more" if len(frozen) > 1 else ""
+        msg = f"parameters: expected those that require grad, got {frozen[0]}{more} frozen; unfreeze or drop it"
+        raise BadInput(msg)
+    return chosen
+
+
+def _still(module: nn.Module) -> None:
+    """Refuse random or batch-dependent logits."""
+    for name, part in module.named_modules():
+        random = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0.0
+        random |= isinstance(part, nn.MultiheadAttention) and part.dropout > 0.0
+        if part.training and (random or isinstance(part, nn.modules.batchnorm._BatchNorm)):
+            what = "random" if random else "dependent on the batch"
+            msg = f"module: expected logits that repeat, got {type(part).__name__} {name!r} in training mode, which "
+            raise BadInput(msg + f"makes them {what}; call module.eval()")
+
+
+def _call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+
+
+def _logits(out: Any) -> Tensor:
+    found = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", out)
+    if not isinstance(found, Tensor):
+        msg = (
+            f"module: expected logits (a tensor, or an output with .logits), got {type(out).__name__}; wrap the module"
+        )
+        raise BadInput(msg)
+    return found
+
+
+def _leaves(inputs: Inputs) -> Iterator[Any]:
+    if isinstance(inputs, Mapping):
+        yield from inputs.values()
+    elif isinstance(inputs, tuple | list):
+        yield from inputs
+    else:
+        yield inputs
+
+
+def count(inputs: Inputs, /) -> int:
+    """Number of examples of inputs.
+
+    >>> count({"input_ids": torch.zeros(3, 5), "attention_mask": torch.ones(3, 5)})
+    3
+    """
+    return len(next(_leaves(inputs)))
+
+
+def _each(inputs: Inputs, do: Any) -> Inputs:
+    if isinstance(inputs, Mapping):
+        return {name: do(name, x) for name, x in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(do(i, x) for i, x in enumerate(inputs))
+    return do(None, inputs)
+
+
+def split(inputs: Inputs, size: int, /) -> Iterator[Inputs]:
+    """Inputs in chunks of at most `size` examples.
+
+    >>> [part.shape[0] for part in split(torch.zeros(5, 2), 2)]
+    [2, 2, 1]
+    """
+    for start in range(0, count(inputs), size):
+        yield _each(inputs, lambda _, x, start=start: x[start : start + size])
+
+
+def stack(first: Inputs, *others: Inputs) -> Inputs:
+    """Inputs of one form behind each other along the examples.
+
+    >>> stack(torch.zeros(2, 3), torch.ones(1, 3)).shape
+    torch.Size([3, 3])
+    """
+
+    def joined(key: Any, x: Tensor) -> Tensor:
+        rest = [other if key is None else other[key] for other in others]
+        if any(r.shape[1:] != x.shape[1:] for r in rest):
+            shapes = ", ".join(str(tuple(r.shape)) for r in (x, *rest))
+            msg = f"inputs: expected sides of one shape behind the first axis, got {shapes}; pad them to one length"
+            raise BadInput(msg)
+        return torch.cat([x, *rest])
+
+    return _each(first, joined)
+
+
+@functools.cache
+def _forward_mode() -> Any:
+    """torch.autograd.forward_ad, its first use done: that warns of torch's own use of torch.jit."""
+    from torch.autograd import forward_ad
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+    return forward_ad
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as plain matrix products: fused kernels know neither forward mode nor vmap."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -1,0 +1,158 @@
+"""What one update does to other inputs' beliefs: predicted to first order without K, and as it is (§2, Proposition 1).
+
+    Δlog π(·|x_o) = A(x_o) J(x_o) (θ' − θ) + O(η²),     J(x_o) = ∇_θ z(x_o),
+
+which is −η A K G with K = J(x_o) D J(x_u)ᵀ (`toyld.influence.blocks` has the three matrices). One backward pass at x_u
+gives θ' − θ, one forward-mode pass each batch of observers the rest; no Jacobian is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toyld.checked import BadInput
+from toyld.influence.lesson import Lesson
+from toyld.influence.model import Inputs, Model
+from toyld.influence.update import Update, update
+
+__all__ = ["Errors", "actual", "errors", "normalised", "predict", "safe_step"]
+
+
+def normalised(z: Tensor, dz: Tensor, /) -> Tensor:
+    """A dz = dz − ⟨π, dz⟩: a change of logits as a change of log-probabilities, to first order, (…, V).
+
+    >>> normalised(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    tensor([ 0.5000, -0.5000])
+    """
+    return dz - (torch.softmax(z, -1) * dz).sum(-1, keepdim=True)
+
+
+def predict(
+    model: Model, step: Update, observers: Inputs, /, *, mode: Literal["forward", "difference"] = "forward"
+) -> Tensor:
+    """First-order Δlog π(·|x_o), (O, …, V) in nats: A(x_o) J(x_o) (θ' − θ).
+
+    mode: "forward" is exact (forward-mode differentiation, some two forward passes). "difference": the central
+    difference of log π over ±.003 ‖θ‖ along the step, for modules without forward mode; it carries an error of some
+    1e-4 relative in float32 (more at kinks of ReLU), in bfloat16 it is useless.
+
+    Raises:
+        BadInput: observers of another device or dtype, outputs that are not logits.
+
+    >>> from toyld.influence import Model, teach, update
+    >>> net = torch.nn.Linear(3, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(net.weight)
+    >>> x = torch.tensor([[1.0, 2.0, 2.0]])
+    >>> predict(Model(net), update(Model(net), teach(x, torch.tensor([0])), lr=0.1), x)    # η‖x‖² (e_y − π), centred
+    tensor([[ 0.4500, -0.4500]])
+    """
+    direction = step.displacement
+    if mode == "forward":
+        return normalised(*model.tangent(observers, direction))
+    if mode != "difference":
+        msg = f"mode: expected 'forward' or 'difference', got {mode!r}"
+        raise BadInput(msg)
+    length = _norm(direction.values())
+    if length == 0.0:
+        return torch.zeros_like(model(observers))
+    h = 3e-3 * _norm(model.theta.values()) / length
+    sides = []
+    with torch.no_grad():
+        for sign in (h, -h):
+            theta = {name: model.theta[name] + sign * d for name, d in direction.items()}
+            sides.append(torch.log_softmax(model.checked(model.at(theta, observers)), -1))
+    return (sides[0] - sides[1]) / (2.0 * h)
+
+
+def _norm(tensors: Any) -> float:
+    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors])))
+
+
+def actual(model: Model, step: Update, observers: Inputs, /) -> Tensor:
+    """The change itself, log π(·|x_o; θ') − log π(·|x_o; θ), (O, …, V) in nats; the module keeps its parameters.
+
+    >>> from toyld.influence import Model, teach, update
+    >>> net = torch.nn.Linear(3, 2)
+    >>> x, before = torch.ones(1, 3), net.weight.clone()
+    >>> change = actual(Model(net), update(Model(net), teach(x, torch.tensor([0])), lr=0.1), x)
+    >>> bool(change[0, 0] > 0 > change[0, 1]), torch.equal(net.weight, before)
+    (True, True)
+    """
+    model.accepts(observers)
+    with torch.no_grad():
+        theta = {name: model.theta[name] + d for name, d in step.displacement.items()}
+        before, after = (model.checked(model.at(t, observers)) for t in ({}, theta))
+        return torch.log_softmax(after, -1) - torch.log_softmax(before, -1)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Size of the change and error of its first-order prediction over learning rates; the last two axes of norms.
+
+    lr, change, error: (n,), change = ‖Δlog π‖ and error = ‖Δlog π − predicted‖ over all observers and classes, nats.
+    """
+
+    lr: np.ndarray
+    change: np.ndarray
+    error: np.ndarray
+
+    @property
+    def order(self) -> float:
+        """Slope of log error against log η by least squares: 2 where Proposition 1 holds, as η → 0."""
+        return float(np.polyfit(np.log(self.lr), np.log(self.error), 1)[0])
+
+    @property
+    def relative(self) -> np.ndarray:
+        """error/change, (n,)."""
+        return self.error / self.change
+
+
+def errors(model: Model, lesson: Lesson, observers: Inputs, /, *, lrs: Sequence[float]) -> Errors:
+    """First order beside the truth for plain gradient descent at several rates, from one gradient and one tangent.
+
+    The order is 2 while ‖error‖ stands above rounding, some ε‖z‖√(OV) at dtype's ε: use float64 for small rates. The
+    constant holds the curvature of log π(x_o) along the step, which Proposition 1 hides in ‖∇_θ z(x_u)‖²; it is not
+    uniform over networks.
+
+    >>> from toyld.influence import Model, teach
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+    >>> x = torch.eye(4, dtype=torch.float64)
+    >>> found = errors(Model(net), teach(x[:1], torch.tensor([2])), x, lrs=[1e-3, 1e-2])
+    >>> round(found.order, 1)
+    2.0
+    """
+    unit = update(model, lesson, lr=1.0)
+    first = predict(model, unit, observers)
+    change, error = [], []
+    for lr in lrs:
+        step = Update(lesson, float(lr), unit.gradient, dict.fromkeys(unit.gradient, float(lr)), {})
+        moved = actual(model, step, observers)
+        change.append(float(torch.linalg.vector_norm(moved)))
+        error.append(float(torch.linalg.vector_norm(moved - lr * first)))
+    return Errors(np.array(lrs, float), np.array(change), np.array(error))
+
+
+def safe_step(model: Model, step: Update, observers: Inputs, /) -> Tensor:
+    """How many times this update fits into the Taylor radius of log π(·|x_o), (O, …): π/(max a − min a).
+
+    a = J (θ' − θ) is its change of the logits, to first order. Within the radius the Taylor series of log π along a
+    converges *for logits that are linear in θ* (theorem T11; Sao 2026, arXiv 2603.13552); a network bends its logits,
+    too, so that this is a guide there and no guarantee. inf where all logits move alike. Convergence is not accuracy:
+    half-way there first order can be off by half.
+
+    >>> from toyld.influence import Model, teach, update
+    >>> net = torch.nn.Linear(1, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(net.weight)
+    >>> x = torch.ones(1, 1)
+    >>> round(float(safe_step(Model(net), update(Model(net), teach(x, torch.tensor([0])), lr=1.0), x)), 3)  # π/1
+    3.142
+    """
+    _, dz = model.tangent(observers, step.displacement)
+    low, high = torch.aminmax(dz, dim=-1)
+    return torch.pi / (high - low)
