@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -17,6 +18,7 @@ hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 ROW = "scoreboard_row"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,37 @@ def data() -> Path:
     if not folder:
         pytest.skip("needs real inputs: set TOYLD_DATA to the folder that holds runs/, preference/ and models/")
     return Path(folder)
+
+
+def shared(nodeid: str) -> str:
+    """Which tests one worker of pytest-xdist should run: those of the claims of a rung, else those of a file.
+
+    A rung computes its experiments once in a process, for all of its claims and the chapters that hold them. Step
+    claims and figures share nothing: each goes to whoever is idle.
+    """
+    from toyld import scoreboard
+    from toyld.claims import every
+
+    file, _, name = nodeid.partition("::")
+    case = name.partition("[")[2].removesuffix("]")
+    chapter = ROOT / "theory" / f"{case}.py"
+    ids = re.findall(r'"([a-z]+\.[a-z0-9-]+)"', chapter.read_text()) if chapter.is_file() else [case]
+    rungs = {rung for id in ids if id in every() and every()[id].about == "run" for rung in every()[id].rungs}
+    alone = file.endswith(("test_claims.py", "test_book.py", "test_figures.py"))
+    # The highest with experiments is the dearest to compute twice; logs are read fast.
+    return max(rungs, key=("published", *scoreboard.RUNGS).index, default=nodeid if alone else file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Several workers (-n) share the tests by `shared`, unless --dist says otherwise."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shared(nodeid)
+
+    return Scheduling(config, log) if config.option.dist == "load" else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

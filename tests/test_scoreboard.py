@@ -138,3 +138,21 @@ def test_run_claims_on_the_board_are_plain_json_and_do_not_depend_on_what_is_ask
         assert set(cell) >= {"verdict", "effect", "low", "high", "n", "runs", "recorded"}
         assert cell["recorded"] is None or set(cell["recorded"]) == {"date", "hardware", "command", "commit"}
     assert "supervised.chosen-rises" in str(scoreboard.table(every).columns[0]._cells)
+
+
+SHARED = [  # a test, and what goes to the same worker with it
+    ("tests/claims/test_claims.py::test_on_runs[displacement.common-amplifies]", "contexts"),
+    ("tests/claims/test_claims.py::test_on_runs[preference.argmax-rises]", "contexts"),
+    ("theory/test_book.py::test_chapter[11_real_runs]", "contexts"),
+    ("tests/claims/test_claims.py::test_a[sft.mirror]", "tests/claims/test_claims.py::test_a[sft.mirror]"),
+    ("theory/test_book.py::test_chapter[01_one_step]", "theory/test_book.py::test_chapter[01_one_step]"),
+    ("tests/test_house.py::test_a[toyld/cli.py]", "tests/test_house.py"),
+    ("tests/test_house.py::test_b", "tests/test_house.py"),
+]
+
+
+@pytest.mark.parametrize(("nodeid", "want"), SHARED)
+def test_what_a_rung_computes_once_goes_to_one_worker(request, nodeid, want):
+    (conftest,) = (p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "pytest_xdist_make_scheduler")
+                   and hasattr(p, "shared"))  # fmt: skip
+    assert conftest.shared(nodeid) == want

@@ -313,10 +313,11 @@ def _write_json(path: Path, value: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `toyld`."""
-    from toyld.cli_run import contexts
+    from toyld.cli_run import contexts, digits
 
     app, worlds = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     worlds.command(contexts)
+    worlds.command(digits)
     for command in (claims, diagnose, figures, objectives, probe):
         app.command(command)
     app.command(worlds, name="run", help="Fine-tune a world of this package, into a folder that can be diagnosed.")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-__all__ = ["contexts"]
+__all__ = ["contexts", "digits"]
 
 
 _Weights = Annotated[tuple[str, ...] | None, arg(metavar="NAME=NUMBER…", help_behavior_hint="")]
@@ -16,6 +16,8 @@ _Numbers = Annotated[tuple[float, ...] | None, arg(metavar="NUMBER…", help_beh
 _Counts = Annotated[tuple[int, ...] | None, arg(metavar="N…", help_behavior_hint="")]
 _Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
 _Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+_Data = Annotated[str | None, arg(metavar="PATH|embedded|download", help_behavior_hint="")]
+_Images = Annotated[int | Literal["all"] | None, arg(metavar="N|all", help_behavior_hint="")]
 
 
 def contexts(
@@ -83,6 +85,53 @@ def contexts(
         "workers": workers,
     }  # fmt: skip
     return show(out, size=size, resume=resume, sweep=sweep, given=given)
+
+
+def digits(
+    *,
+    out: Path,
+    size: Literal["smoke", "paper"] = "paper",
+    resume: bool = False,
+    data: _Data = None,
+    network: Literal["mlp", "lenet"] = "mlp",
+    seeds: _Count = None,
+    first_seed: int = 0,
+    images: _Images = None,
+    epochs: _Number = None,
+    lr: _Number = None,
+    batch: _Count = None,
+    noise: float = 0.0,
+    probes: _Count = None,
+    evaluations: _Count = None,
+) -> int:
+    """Supervised training on handwritten digits, many networks at once: each digit a prompt, its label the response.
+
+    What is not given depends on the size; numbers below are for smoke | paper.
+
+    Args:
+        out: Folder to write: a run folder.
+        size: Smoke: the embedded 8×8 digits, seconds. Paper: MNIST by the paper's recipe, a minute; lenet some minutes.
+        resume: Go on with the run that is there.
+        data: embedded, download (MNIST, into a cache), or a folder with MNIST's four idx files.
+            (embedded | the folder mnist in $TOYLD_DATA)
+        network: mlp: four hidden layers of 128, ReLU; lenet: two convolutions, 60-42-10, tanh.
+        seeds: How many networks: seeds first-seed, first-seed + 1, … Each has its own images, start and order. (4 | 10)
+        first_seed: The first of them.
+        images: So many of the training images for each seed, or all. (all | 2000)
+        epochs: Passes over the images; may be fractional. (10 | 100)
+        lr: Learning rate at the start; it falls to 0 by half a cosine. (0.1 | 0.001)
+        batch: Images an update. (64 | 64)
+        noise: Share of the training labels that are flipped, each to one of the nine others.
+        probes: Images of each kind that are measured, at most. (50 | 200)
+        evaluations: After the one at the start, evenly spaced. (10 | 20)
+    """
+    from toyld.report.running import digits as show
+
+    given = {
+        "network": network, "seeds": seeds, "first_seed": first_seed, "images": images, "epochs": epochs, "lr": lr,
+        "batch": batch, "noise": noise, "probes": probes, "evaluations": evaluations,
+    }  # fmt: skip
+    return show(out, size=size, resume=resume, data=data, given=given)
 
 
 def _weights(words: Iterable[str]) -> dict[str, float]:

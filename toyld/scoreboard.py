@@ -3,20 +3,24 @@
 `SERVES` is the only table from rung to world; a world is imported when its rung is asked for. A claim on a rung that
 nothing serves yet reads *not run*. All run claims of a rung are one family of tests (`toyld.claims.runs.decide`), so a
 cell does not depend on which claims were asked for. A run claim may be expected to come out differently from rung to
-rung; the board is as expected where every cell that was computed is. A cell of `contexts` is computed now, in small
-worlds, and carries what was recorded of larger ones (`paper`), which decides nothing.
+rung; the board is as expected where every cell that was computed is. A cell of a rung with experiments (`contexts`,
+`digits`) is computed now, in small worlds, and carries what was recorded of larger ones (`paper`): it decides nothing.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from toyld.claims import rungs
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from toyld.claims import Claim, Result, RunResult
+    from toyld.trajectory.experiments import Experiments
 
 __all__ = [
     "RUNGS",
@@ -25,6 +29,7 @@ __all__ = [
     "cell",
     "record",
     "record_contexts",
+    "record_experiments",
     "row",
     "score",
     "surprises",
@@ -37,30 +42,25 @@ RUNGS = ("softmax", "contexts", "digits", "tiny", "llm", "published")
 NOT_RUN = {"verdict": "not run", "cases": 0, "recorded": None}
 
 
-def _softmax(claim: Claim, examples: int, seed: int) -> Result | RunResult:
+def _digits() -> Experiments:
+    from toyld.digits.experiments import EXPERIMENTS
+
+    return EXPERIMENTS
+
+
+rungs.serve("digits", _digits)  # claims import no network
+
+
+def _evaluate(rung: str, claim: Claim, examples: int, seed: int) -> Result | RunResult:
     from toyld.claims import evaluate
 
-    return evaluate(claim, examples=examples, seed=seed)
-
-
-def _contexts(claim: Claim, examples: int, seed: int) -> Result | RunResult:
-    from toyld.claims import evaluate
-
-    return evaluate(claim, examples=examples, seed=seed, rung="contexts")
-
-
-def _published(claim: Claim, examples: int, seed: int) -> RunResult:
-    from toyld.claims import published
-
-    return published.current(claim)
+    return evaluate(claim, examples=examples, seed=seed, rung=rung)
 
 
 # rung -> (claim, examples, seed) -> Result, or RunResult (runs have seeds of their own, logs draw nothing: examples and
 # seed do not count there)
 SERVES: dict[str, Callable[[Any, int, int], Any]] = {
-    "softmax": _softmax,
-    "contexts": _contexts,
-    "published": _published,
+    rung: functools.partial(_evaluate, rung) for rung in ("softmax", "contexts", "digits", "published")
 }
 
 
@@ -91,15 +91,15 @@ def _run_cell(result: RunResult) -> dict[str, Any]:
         "runs": runs,
         "why": result.why or None,
         "recorded": None if result.recorded is None else dict(result.recorded),
-        **({} if result.rung != "contexts" else _paper(result.claim)),
+        **(_paper(result.claim, result.rung) if result.rung in rungs.served() else {}),
     }
 
 
-def _paper(claim: Claim) -> dict[str, Any]:
+def _paper(claim: Claim, rung: str) -> dict[str, Any]:
     """What was recorded of a claim at paper size; nothing where nothing was."""
     from toyld.claims import recorded
 
-    found = recorded.paper(claim)
+    found = recorded.paper(claim, rung)
     if found is None or found.recorded is None:
         return {}
     e = found.effect
@@ -195,10 +195,11 @@ def score(
         msg = f"expected a rung out of {', '.join(RUNGS)}, got {rung!r}"
         raise BadInput(msg)
     chosen = [c for c in claims if rung is None or rung in c.rungs]
-    if rung in (None, "contexts") and any(isinstance(c, RunClaim) for c in chosen):
-        from toyld.claims import recorded
+    for at in rungs.served():
+        if rung in (None, at) and any(isinstance(c, RunClaim) and at in c.rungs for c in chosen):
+            from toyld.claims import recorded
 
-        recorded.packaged()  # a damaged file is bad input, not a broken check
+            recorded.packaged(at)  # a damaged file is bad input, not a broken check
     if not chosen:
         msg = f"expected claims at rung {rung!r}, got none of those chosen; leave --rung out to see where they live"
         raise BadInput(msg)
@@ -263,15 +264,21 @@ def record(path: str | Path, /) -> None:
     published.record(path)
 
 
-def record_contexts(folder: str | Path, /, *, only: Iterable[str] = ()) -> None:
-    """Write the run claims' evidence at paper size, `contexts-EXPERIMENT.json` for each experiment (all by default).
+def record_experiments(rung: str, folder: str | Path, /, *, only: Iterable[str] = ()) -> None:
+    """Write the run claims' evidence at paper size, `RUNG-EXPERIMENT.json` for each experiment (all by default).
 
     Raises:
-        BadInput: not a folder, an unknown experiment, or tracked files that differ from their commit.
+        BadInput: a rung without experiments, not a folder, an unknown experiment, or tracked files that differ from
+            their commit.
     """
     from toyld.claims import recorded
 
-    recorded.record(folder, only=only)
+    recorded.record(rung, folder, only=only)
+
+
+def record_contexts(folder: str | Path, /, *, only: Iterable[str] = ()) -> None:
+    """The same for the rung `contexts`."""
+    record_experiments("contexts", folder, only=only)
 
 
 def table(rows: Iterable[dict[str, Any]], /) -> Table:

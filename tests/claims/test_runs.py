@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from toyld import claims, scoreboard
 from toyld.checked import BadInput
-from toyld.claims import closed_form, effects, preference, published
+from toyld.claims import effects, preference, published, rungs
 from toyld.claims.effects import DIFFERENCES_A_DEGREE, Curve, Effect, peaked, ranked
 from toyld.claims.runs import ALPHA, RunClaim, RunResult, Trial, decide, evaluate_on, summary, try_on
 from toyld.diagnosis.resample import jitter, p_value
 from toyld.diagnosis.thresholds import DEFAULT
 from toyld.trajectory import read_authors, trajectory
+from toyld.trajectory.experiments import Experiments
 
 # Those on the paper's stages; the other experiments' have their controls beside their own tests.
 RUN_CLAIMS = {
@@ -295,7 +296,7 @@ def trial(e):
     return decide({"x": [Trial(("r",), e)]})["x"][0].verdict
 
 
-@pytest.mark.parametrize("name", ["effects", "runs", "tables", "published"])
+@pytest.mark.parametrize("name", ["effects", "runs", "rungs", "tables", "published"])
 def test_examples_of_docstrings_run(name):
     failed, tried = doctest.testmod(importlib.import_module(f"toyld.claims.{name}"))
     assert (failed, tried > 0) == (0, True)
@@ -714,7 +715,7 @@ def test_pairs_that_do_not_fit_are_refused_before_anything_is_read(monkeypatch):
         RUN_CLAIMS["preference.extend-slows-others"].premises(after(9, 9, arm="extend", irr_hum=UP), after(9, 9))
 
 
-def test_the_closed_form_rung_is_one_family_and_survives_a_broken_check(monkeypatch):
+def test_a_rung_with_experiments_is_one_family_and_survives_a_broken_check(monkeypatch):
     """Without the cache, which holds the real one."""
     broken, seen = "preference.chosen-falls", []
 
@@ -726,17 +727,17 @@ def test_the_closed_form_rung_is_one_family_and_survives_a_broken_check(monkeypa
         return decide(trials)
 
     runs = {"r": dpo(TOP_UP, rejected=DOWN, attrs={"seeds": 3})}
-    monkeypatch.setattr(closed_form.experiments, "tables", lambda: runs)
-    monkeypatch.setattr(closed_form, "decide", family)
+    monkeypatch.setattr(Experiments, "tried", lambda _: (runs, {}))
+    monkeypatch.setattr(rungs, "decide", family)
     monkeypatch.setitem(claims.registry, broken, replace(RUN_CLAIMS[broken], check=fails))
-    make = closed_form._family.__wrapped__
-    found, errors = make()
+    make = rungs._family.__wrapped__
+    found, errors = make("contexts")
     whole = {id for id, c in claims.every().items() if isinstance(c, RunClaim) and "contexts" in c.rungs}
     assert seen == [whole - {broken}]
     assert set(RUN_CLAIMS) - set(ON_LOGS) < whole
     assert {result.rung for result in found.values()} == {"contexts"}
     assert found["preference.margin-grows"].verdict == "holds"
-    monkeypatch.setattr(closed_form, "_family", lambda: (found, errors))
+    monkeypatch.setattr(rungs, "_family", lambda _: (found, errors))
     with pytest.raises(ZeroDivisionError):
         claims.evaluate(RUN_CLAIMS[broken], rung="contexts")
     (row,) = scoreboard.score([RUN_CLAIMS[broken]], rung="contexts")

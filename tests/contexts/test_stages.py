@@ -9,6 +9,7 @@ from toyld import objectives
 from toyld.contexts import experiments, respond, start, train, with_texts
 from toyld.contexts.experiments import stages
 from toyld.trajectory import at_margin, validate
+from toyld.trajectory.experiments import Experiments
 
 SEEDS = range(1000, 1003)
 
@@ -123,7 +124,7 @@ def test_the_settings_are_what_their_reasons_say(record):
 
 def test_all_experiments_are_joined_by_name(monkeypatch):
     made = {"stages": {"a": 1}, "common": {"b": 2}}
-    monkeypatch.setattr(experiments, "run", lambda name, seeds, size: made.get(name, {}))
+    monkeypatch.setattr(Experiments, "run", lambda self, name, seeds, size: made.get(name, {}))
     assert experiments.tables([3]) == {"a": 1, "b": 2}
     made["common"]["a"] = 3
     with pytest.raises(ValueError, match="expected names of its own, got a once more"):

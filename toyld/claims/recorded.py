@@ -1,8 +1,8 @@
-"""Evidence of the rung `contexts` at paper size: recorded experiment by experiment, with the numbers of every seed.
+"""Evidence of a rung with experiments at paper size: one experiment after the other, with the numbers of every seed.
 
-One file an experiment, `contexts-EXPERIMENT.json`, with every trial of the run claims that speak of it. All trials of
+One file an experiment, `RUNG-EXPERIMENT.json`, with every trial of the run claims that speak of it. All trials of
 all files are one family of tests (`"family": "rung"`) where every experiment is there, recorded from one commit; until
-then those of each file are (`"experiment"`).
+then those of each file are (`"experiment"`). Where an experiment reads data, the file says which (`"data"`: sha256).
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ import numpy as np
 from toyld.checked import BadInput
 from toyld.checkout import checkout
 from toyld.claims.base import Claim
-from toyld.claims.closed_form import RUNG, mine
-from toyld.claims.recording import SCHEMA, Recording, check, families, names, parse, rounded, whole
+from toyld.claims.recording import SCHEMA, Recording, check, families, parse, rounded, whole
+from toyld.claims.rungs import experiments, mine
 from toyld.claims.runs import RunResult, Trial, decide, try_on
-from toyld.contexts import experiments
 from toyld.files import write_whole
 
 __all__ = ["COMMAND", "line", "make", "packaged", "paper", "record"]
 
 SIZE = "paper"
 ALONE = "of the least, the greatest and the smallest effect of a claim alone: more would make the file too large"
-COMMAND = "python -c \"from toyld import scoreboard; scoreboard.record_contexts('toyld/evidence', only=('NAME',))\""
+WRITES = "scoreboard.record_experiments('RUNG', 'toyld/evidence', only=('NAME',))"
+COMMAND = f'python -c "from toyld import scoreboard; {WRITES}"'
 LARGEST = 195_000  # bytes of a file; a verdict that changes its word must not take it past 200 kB
 # Digits of the numbers by seed, and whether only those of the trial that speaks for a claim are kept: what fits first.
 KEPT = ((6, False), (4, False), (6, True), (4, True))
 
 
-def make(name: str, /, *, commit: str, seeds: Sequence[int] = experiments.RECORD, size: str = SIZE) -> Recording:
-    """Run one experiment and try every run claim that speaks of it, its trials as one family.
+def make(rung: str, name: str, /, *, commit: str, seeds: Sequence[int] | None = None, size: str = SIZE) -> Recording:
+    """Run one experiment (of the seeds of record) and try every run claim that speaks of it, its trials as one family.
 
     Raises:
         BadInput: even the numbers of the trials that speak for the claims do not fit into a file.
@@ -50,9 +50,11 @@ def make(name: str, /, *, commit: str, seeds: Sequence[int] = experiments.RECORD
     import toyld
 
     started = time.process_time()
-    tables = experiments.run(name, seeds, size)
+    these = experiments(rung)
+    seeds, data = these.seeds(size) if seeds is None else seeds, dict(these.data(size))
+    tables = these.run(name, seeds, size)
     found: dict[str, list[Trial]] = {}
-    for id, one in mine().items():
+    for id, one in mine(rung).items():
         try:
             tried = try_on(one, tables)
         except Exception as error:
@@ -68,7 +70,7 @@ def make(name: str, /, *, commit: str, seeds: Sequence[int] = experiments.RECORD
             "schema": SCHEMA,
             "experiment": name,
             "claims": list(found),
-            "command": COMMAND.replace("NAME", name),
+            "command": COMMAND.replace("RUNG", rung).replace("NAME", name),
             "commit": commit,
             "dirty": False,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -77,10 +79,11 @@ def make(name: str, /, *, commit: str, seeds: Sequence[int] = experiments.RECORD
             "versions": {
                 "toyld": toyld.__version__,
                 "python": ".".join(map(str, sys.version_info[:3])),
-                **{package: version(package) for package in ("numpy", "scipy", "xarray")},
+                **{package: version(package) for package in ("numpy", "scipy", "torch", "xarray")},
             },
             "seeds": list(seeds),
             "size": size,
+            **({"data": data} if data else {}),
             "family": "experiment",
             "per_seed": f"{digits} digits; " + (ALONE if alone else "of every trial"),
             "tables": list(tables),
@@ -110,13 +113,14 @@ def _thinned(trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
     )
 
 
-def _settle(folder: Path) -> None:
-    """Decide the trials of all files in a folder anew, and write those that change."""
-    paths = {path.stem.removeprefix(f"{RUNG}-"): path for path in sorted(folder.glob(f"{RUNG}-*.json"))}
+def _settle(rung: str, folder: Path) -> None:
+    """Decide the trials of all files of a rung in a folder anew, and write those that change."""
+    names = experiments(rung).names()
+    paths = {path.stem.removeprefix(f"{rung}-"): path for path in sorted(folder.glob(f"{rung}-*.json"))}
     found = {name: parse(path.read_bytes(), name=path.name) for name, path in paths.items()}
-    kind = "rung" if whole(found) else "experiment"
+    kind = "rung" if whole(found, names) else "experiment"
     decided: dict[str, list[Trial]] = {}
-    for family in families(found):
+    for family in families(found, names):
         decided |= decide({f"{name}: {id}": trials for name, id, trials in family})
     for name, old in found.items():
         new = Recording({**old.about, "family": kind}, {id: tuple(decided[f"{name}: {id}"]) for id in old.trials})
@@ -124,67 +128,69 @@ def _settle(folder: Path) -> None:
             write_whole(paths[name], new.payload())
 
 
-def record(folder: str | Path, /, *, only: Iterable[str] = ()) -> None:
-    """Write the evidence of the experiments (all by default) at paper size, one file as soon as it is computed.
+def record(rung: str, folder: str | Path, /, *, only: Iterable[str] = ()) -> None:
+    """Write the evidence of a rung's experiments (all by default) at paper size, one file as soon as it is computed.
 
     Raises:
-        BadInput: not a folder, an unknown experiment, or tracked files that differ from their commit. Evidence that is
-            recorded anew under its own name is such a file too: record into an empty folder, then move it.
+        BadInput: a rung without experiments, not a folder, an unknown experiment, data that is not at hand, or tracked
+            files that differ from their commit. Evidence that is recorded anew under its own name is such a file too:
+            record into an empty folder, then move it.
     """
     from rich.console import Console
 
     folder, chosen, code = Path(folder), (only,) if isinstance(only, str) else tuple(only), checkout()
+    names = experiments(rung).names()
     if not folder.is_dir():
         msg = f"expected a folder that is there, got {folder}; make it"
         raise BadInput(msg)
-    if unknown := [name for name in chosen if name not in names()]:
-        msg = f"expected experiments out of {', '.join(names())}, got {', '.join(unknown)}; leave only= out for all"
+    if unknown := [name for name in chosen if name not in names]:
+        msg = f"expected experiments out of {', '.join(names)}, got {', '.join(unknown)}; leave only= out for all"
         raise BadInput(msg)
     if code["dirty"] is not False or code["commit"] is None:
         got = "no checkout" if code["dirty"] is None else "changes that are not committed"
         msg = f"expected the code of a commit for the record to name, got {got}; commit or stash them (git status)"
         raise BadInput(msg)
     console = Console(stderr=True, highlight=False)
-    chosen = chosen or names()
+    chosen = chosen or names
     for i, name in enumerate(chosen, 1):
         with console.status(f"{name} ({i} of {len(chosen)})"):
-            made = make(name, commit=code["commit"])
-            if wrong := check({name: made}):
+            made = make(rung, name, commit=code["commit"])
+            if wrong := check({name: made}, names):
                 msg = f"{name}: the recording does not follow from its numbers: {wrong[0]}"
                 raise RuntimeError(msg)
-            write_whole(folder / f"{RUNG}-{name}.json", made.payload())
+            write_whole(folder / f"{rung}-{name}.json", made.payload())
         many = sum(len(trials) for trials in made.trials.values())
         console.print(f"{name}: {len(made.trials)} claims, {many} trials, {made.about['device_seconds']:g} s of CPU")
-        _settle(folder)
+        _settle(rung, folder)
 
 
 @functools.cache
-def packaged() -> dict[str, RunResult]:
-    """What the evidence that comes with the package says, by claim; claims that are gone are left out.
+def packaged(rung: str, /) -> dict[str, RunResult]:
+    """What the evidence of a rung that comes with the package says, by claim; claims that are gone are left out.
 
     Raises:
         BadInput: a file is damaged.
     """
     found: dict[str, RunResult] = {}
-    claims = mine()
+    claims = mine(rung)
     folder = files("toyld").joinpath("evidence")
     for path in sorted(folder.iterdir(), key=lambda p: p.name) if folder.is_dir() else ():
-        if path.name.startswith(f"{RUNG}-") and path.name.endswith(".json"):
+        if path.name.startswith(f"{rung}-") and path.name.endswith(".json"):
             one = parse(path.read_bytes(), name=path.name)
             found |= {
-                id: RunResult(claims[id], trials, one.source, RUNG) for id, trials in one.trials.items() if id in claims
+                id: RunResult(claims[id], trials, one.source, rung) for id, trials in one.trials.items() if id in claims
             }
     return found
 
 
-def paper(claim: Claim, /) -> RunResult | None:
+def paper(claim: Claim, rung: str, /) -> RunResult | None:
     """What was recorded of a claim at paper size; None without a recording."""
-    return packaged().get(claim.id)
+    return packaged(rung).get(claim.id)
 
 
-def line(claim: Claim, /) -> list[str]:
+def line(claim: Claim, rung: str, /) -> list[str]:
     """The same in one line of words; [] without a recording."""
-    found = paper(claim)
+    found = paper(claim, rung)
     if found is None or found.recorded is None:
         return []
     e, from_ = found.effect, found.recorded

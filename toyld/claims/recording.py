@@ -6,11 +6,9 @@ says follows from the file, and `check` computes it once more.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -19,23 +17,12 @@ import numpy as np
 from toyld.checked import BadInput
 from toyld.claims.effects import Effect, peaked, ranked, untested
 from toyld.claims.runs import RunResult, Trial, Verdict, decide, summary
-from toyld.contexts import experiments
 
-__all__ = ["SCHEMA", "Recording", "check", "families", "names", "parse", "rounded", "speaks", "whole"]
+__all__ = ["SCHEMA", "Recording", "check", "families", "parse", "rounded", "speaks", "whole"]
 
 SCHEMA = 1
 DIGITS = 6  # significant, of effects, intervals and p-values
 NUMBERS = ("value", "low", "high", "n", "p", "p_below")
-
-
-def names() -> tuple[str, ...]:
-    """The experiments that have tables.
-
-    >>> "stages" in names()
-    True
-    """
-    found = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
-    return tuple(n for n in found if hasattr(importlib.import_module(f"{experiments.__name__}.{n}"), "tables"))
 
 
 def _short(x: Any, digits: int = DIGITS) -> Any:
@@ -145,6 +132,8 @@ def parse(payload: bytes, /, *, name: str = "a recording") -> Recording:
         for key in ("date", "hardware", "command", "commit", "family", "experiment", "size"):
             if not isinstance(about[key], str):
                 raise TypeError(f"{key} {about[key]!r}")
+        if strange := [f"data {k}: {v!r}" for k, v in about.get("data", {}).items() if not isinstance(v, str)]:
+            raise TypeError(strange[0])
         trials = {id: tuple(_parsed(entry, about)) for id, entry in read["results"].items()}
         if list(trials) != about["claims"]:
             raise ValueError("other claims than it names")
@@ -182,17 +171,18 @@ def _parsed(entry: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Tria
         yield Trial(runs, effect, untested(effect), one["verdict"], recorded=True)
 
 
-def check(found: Mapping[str, Recording], /) -> list[str]:
+def check(found: Mapping[str, Recording], names: Collection[str], /) -> list[str]:
     """What does not follow from the numbers by seed, or from the p-values of the family, a line each; [] if all does.
 
-    `found`: recordings by experiment; those that are one family with others must come with them.
+    `found`: recordings of one rung by experiment; those that are one family with others must come with them.
+    `names`: all experiments of the rung.
     """
-    out, kind = [], "rung" if whole(found) else "experiment"
+    out, kind = [], "rung" if whole(found, names) else "experiment"
     for name, one in found.items():
         told = {key: one.about[key] for key in ("experiment", "family")}
         if told != {"experiment": name, "family": kind}:
             out.append(f"{name}: expected its trials in the family of its {kind}, got {told}")
-    for family in families(found):
+    for family in families(found, names):
         for name, id, trials in family:
             at = speaks(trials)
             if at is not None and trials[at].effect.parts is None:  # type: ignore[union-attr]
@@ -219,12 +209,14 @@ def _differs(effect: Effect) -> Iterator[str]:
             yield f"{name} recorded {told:g}, from its seeds {got:g}"
 
 
-def whole(found: Mapping[str, Recording], /) -> bool:
+def whole(found: Mapping[str, Recording], names: Collection[str], /) -> bool:
     """Whether every experiment is there, all recorded from one commit: then all their trials are one family."""
-    return set(found) >= set(names()) and len({one.about["commit"] for one in found.values()}) == 1
+    return set(found) >= set(names) and len({one.about["commit"] for one in found.values()}) == 1
 
 
-def families(found: Mapping[str, Recording]) -> list[list[tuple[str, str, tuple[Trial, ...]]]]:
+def families(
+    found: Mapping[str, Recording], names: Collection[str], /
+) -> list[list[tuple[str, str, tuple[Trial, ...]]]]:
     """(experiment, claim, trials) by family."""
     each = [[(name, id, trials) for id, trials in one.trials.items()] for name, one in found.items()]
-    return [[entry for one in each for entry in one]] if whole(found) else each
+    return [[entry for one in each for entry in one]] if whole(found, names) else each

@@ -24,29 +24,42 @@ torch.Size([5, 3, 1, 3])
 
 from __future__ import annotations
 
-from toyld.influence.blocks import Blocks, blocks, jacobian, kernel
+from toyld.influence.blocks import Blocks, blocks
+from toyld.influence.kernel import jacobian, kernel
 from toyld.influence.lesson import IGNORED, Lesson, from_objective, log_probs, teach
 from toyld.influence.model import Model
+from toyld.influence.norms import Estimate, estimated, frobenius
 from toyld.influence.predict import Errors, actual, errors, normalised, predict, safe_step
+from toyld.influence.proxies import lbk, lbk_as_released, sign_delta, sign_delta_as_released
+from toyld.influence.stability import RankStability, rank_stability
 from toyld.influence.update import Update, update
 
 __all__ = [
     "IGNORED",
     "Blocks",
     "Errors",
+    "Estimate",
     "Lesson",
     "Model",
+    "RankStability",
     "Update",
     "actual",
     "blocks",
     "errors",
+    "estimated",
+    "frobenius",
     "from_objective",
     "jacobian",
     "kernel",
+    "lbk",
+    "lbk_as_released",
     "log_probs",
     "normalised",
     "predict",
+    "rank_stability",
     "safe_step",
+    "sign_delta",
+    "sign_delta_as_released",
     "teach",
     "update",
 ]

@@ -9,21 +9,19 @@ positions (m observed, l taught):
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from toyld.checked import BadInput
+from toyld.influence.kernel import kernel
 from toyld.influence.lesson import IGNORED
-from toyld.influence.model import Inputs, Model, count, plain_attention, split
+from toyld.influence.model import Inputs, Model
 from toyld.influence.predict import normalised
 from toyld.influence.update import Update
 
-__all__ = ["Blocks", "blocks", "jacobian", "kernel"]
-
-LARGEST = 2**31  # bytes of a Jacobian or kernel before it is refused
+__all__ = ["Blocks", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Blocks:
 def blocks(model: Model, step: Update, observers: Inputs, /) -> Blocks:
     """A, K and G of one update on its lesson, seen from observers; their product is `predict`, to rounding.
 
-    Costs V backward passes per input (and position); K has (O·T·V)(U·T·V) entries.
+    Costs V backward passes (T·V for sequences) for all inputs together, see `kernel`; K has (O·T·V)(U·T·V) entries.
 
     Raises:
         BadInput: a kernel above 2 GiB.
@@ -95,70 +93,3 @@ def blocks(model: Model, step: Update, observers: Inputs, /) -> Blocks:
     if step.drift:
         drift = normalised(*model.tangent(observers, step.drift))
     return Blocks(normaliser, found, step.lesson.residual(z_u), drift, step.lr)
-
-
-def kernel(
-    model: Model, observers: Inputs, taught: Inputs, /, *, metric: Mapping[str, Tensor | float] | None = None
-) -> Tensor:
-    """K(x_o, x_u) = ∇_θ z(x_o) D ∇_θ z(x_u)ᵀ, (O, …, V, U, …, V), from Jacobians; D by name, the identity if left out.
-
-    The empirical neural tangent kernel of the logits: K(x_o, x_u) = K(x_u, x_o)ᵀ, and positive semi-definite (D > 0).
-
-    >>> from toyld.influence import Model
-    >>> net = torch.nn.Linear(2, 3, bias=False)
-    >>> x = torch.tensor([[3.0, 4.0]])
-    >>> kernel(Model(net), x, x)[0, :, 0]                          # ‖x‖² I: one softmax is this case
-    tensor([[25.,  0.,  0.],
-            [ 0., 25.,  0.],
-            [ 0.,  0., 25.]])
-    """
-    o, u = tuple(model(observers).shape), tuple(model(taught).shape)
-    _fits(math.prod(o) * math.prod(u), model, "K")
-    right = jacobian(model, taught)
-    if metric is not None:
-        right = {name: j * metric[name] for name, j in right.items()}
-    rows = []
-    for part in split(observers, max(1, _chunk(model, o))):
-        left = jacobian(model, part)
-        rows.append(torch.stack([_flat(left[name], o) @ _flat(right[name], u).T for name in left]).sum(0))
-    return torch.cat(rows).reshape(*o, *u)
-
-
-def jacobian(model: Model, inputs: Inputs, /) -> dict[str, Tensor]:
-    """J = ∂z/∂θ by name, each (N, …, V, *shape of the parameter), by V backward passes an input and position.
-
-    >>> from toyld.influence import Model
-    >>> jacobian(Model(torch.nn.Linear(2, 3)), torch.zeros(5, 2))["weight"].shape
-    torch.Size([5, 3, 3, 2])
-    """
-    sizes = sum(t.numel() for t in model.theta.values())
-    found: dict[str, list[Tensor]] = {name: [] for name in model.theta}
-    for i, one in enumerate(split(inputs, 1)):
-        with plain_attention():
-            z = model.attached(one)[0]
-            if i == 0:
-                _fits(count(inputs) * z.numel() * sizes, model, "the Jacobian")
-            rows = torch.eye(z.numel(), dtype=z.dtype, device=z.device).reshape(z.numel(), *z.shape)
-            parts = torch.autograd.grad(
-                z, list(model.parameters.values()), rows, is_grads_batched=True, allow_unused=True
-            )
-        for (name, theta), part in zip(model.theta.items(), parts, strict=True):
-            j = theta.new_zeros((z.numel(), *theta.shape)) if part is None else part
-            found[name].append(j.reshape(*z.shape, *theta.shape))
-    return {name: torch.stack(js) for name, js in found.items()}
-
-
-def _flat(j: Tensor, of: tuple[int, ...]) -> Tensor:
-    return j.reshape(-1, math.prod(j.shape[len(of) :]))
-
-
-def _chunk(model: Model, shape: tuple[int, ...]) -> int:
-    """Inputs whose Jacobians fill a quarter of a gigabyte."""
-    sizes = sum(t.numel() for t in model.theta.values())
-    return 2**28 // (math.prod(shape[1:]) * sizes * torch.finfo(model.dtype).bits // 8)
-
-
-def _fits(numbers: int, model: Model, what: str) -> None:
-    if (size := numbers * torch.finfo(model.dtype).bits // 8) > LARGEST:
-        msg = f"{what}: expected at most {LARGEST / 2**30:.0f} GiB, got {size / 2**30:.1f}; take fewer "
-        raise BadInput(msg + "inputs or classes, or use predict, which forms neither")

@@ -8,8 +8,7 @@ no meaning; so a module whose dropout or batch normalisation is in training mode
 from __future__ import annotations
 
 import contextlib
-import functools
-import warnings
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from toyld.checked import BadInput
+from toyld.influence.dual import directional
 
 __all__ = ["Model", "count", "plain_attention", "split", "stack"]
 
@@ -48,6 +48,7 @@ class Model:
         self.module = module
         self.parameters = _chosen(module, parameters)
         self.theta: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
+        self._places = _places(module)
         everything = [*module.parameters(), *module.buffers()]
         if len(devices := sorted({str(t.device) for t in everything})) > 1:
             msg = f"module: expected all parameters on one device, got {', '.join(devices)}; move it with module.to(…)"
@@ -72,19 +73,25 @@ class Model:
     def at(self, theta: Mapping[str, Tensor], inputs: Inputs, /) -> Tensor:
         """z(x; θ) at parameters `theta` (name → tensor); those not named stay as they are."""
         args, kwargs = _call(inputs)
-        return _logits(torch.func.functional_call(self.module, dict(theta), args, kwargs))
+        places = [(*place, value) for name, value in theta.items() for place in self._places[name]]
+        held = [(owner, key, owner[key]) for owner, key, _ in places]
+        try:  # as torch.func.functional_call, whose search for tied weights would take as long as a small module
+            for owner, key, value in places:
+                owner[key] = value
+            return _logits(self.module(*args, **kwargs))
+        finally:
+            for owner, key, value in held:
+                owner[key] = value
 
     def tangent(self, inputs: Inputs, direction: Mapping[str, Tensor], /) -> tuple[Tensor, Tensor]:
         """(z, J d): the logits (N, …, V) and their derivative along a direction d (name → tensor), by forward mode.
 
         One pass, no Jacobian. Fused attention has no forward mode: the attention inside runs as plain matrix products.
         """
-        forward_ad = _forward_mode()
         self.accepts(inputs)
-        with torch.no_grad(), plain_attention(), forward_ad.dual_level():
-            duals = {name: forward_ad.make_dual(self.theta[name], d) for name, d in direction.items()}
-            z, dz = forward_ad.unpack_dual(self.at(duals, inputs))
-        return self.checked(z), torch.zeros_like(z) if dz is None else dz
+        with plain_attention():
+            z, dz = directional(lambda theta: self.at(theta, inputs), self.theta, direction)
+        return self.checked(z), dz
 
     def accepts(self, inputs: Inputs, /) -> None:
         """Raise BadInput unless the inputs are tensors with examples, on the module's device."""
@@ -112,11 +119,11 @@ class Model:
         if not z.is_floating_point():
             msg = f"module: expected logits, got {z.dtype}; return scores before argmax"
             raise BadInput(msg)
-        low, total = torch.aminmax(z)[0], z.sum(-1)
-        if not bool(torch.isfinite(total).all()):
+        rows, total = z.numel() // z.shape[-1], float(z.sum())  # one pass for sound logits
+        if not math.isfinite(total) and not bool(torch.isfinite(z).all()):
             msg = "module: expected finite logits, got some that are not; look for nan in inputs or parameters"
             raise BadInput(msg)
-        if float(low) >= 0.0 and float((total - 1.0).abs().max()) < 1e-3:
+        if abs(total - rows) < 1e-3 * rows and float(z.min()) >= 0.0 and float((z.sum(-1) - 1.0).abs().max()) < 1e-3:
             msg = "module: expected logits, got probabilities (≥ 0, rows sum to 1); return what softmax is applied to"
             raise BadInput(msg)
         return z
@@ -149,6 +156,15 @@ def _chosen(module: nn.Module, wanted: str | Iterable[str] | None) -> dict[str, 
         msg = f"parameters: expected those that require grad, got {frozen[0]}{more} frozen; unfreeze or drop it"
         raise BadInput(msg)
     return chosen
+
+
+def _places(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Where every parameter stands, by each of its names: all places of a tied weight."""
+    of: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for part in module.modules():
+        for key, p in part._parameters.items():
+            of.setdefault(id(p), []).append((part._parameters, key))
+    return {name: of[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
 
 
 def _still(module: nn.Module) -> None:
@@ -232,27 +248,22 @@ def stack(first: Inputs, *others: Inputs) -> Inputs:
     return _each(first, joined)
 
 
-@functools.cache
-def _forward_mode() -> Any:
-    """torch.autograd.forward_ad, its first use done: that warns of torch's own use of torch.jit."""
-    from torch.autograd import forward_ad
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with forward_ad.dual_level():
-            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
-    return forward_ad
-
-
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention as plain matrix products: fused kernels know neither forward mode nor vmap."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+    fast, sdp = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda
+    was = sdp.math_sdp_enabled(), sdp.flash_sdp_enabled(), sdp.mem_efficient_sdp_enabled(), sdp.cudnn_sdp_enabled()
 
-    fast = torch.backends.mha.get_fastpath_enabled()
+    def use(math: bool, flash: bool, mem_efficient: bool, cudnn: bool) -> None:
+        sdp.enable_math_sdp(math)
+        sdp.enable_flash_sdp(flash)
+        sdp.enable_mem_efficient_sdp(mem_efficient)
+        sdp.enable_cudnn_sdp(cudnn)
+
     torch.backends.mha.set_fastpath_enabled(False)
+    use(math=True, flash=False, mem_efficient=False, cudnn=False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        use(*was)

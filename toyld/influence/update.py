@@ -7,6 +7,7 @@ move θ without this lesson: drift.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,16 @@ class Update:
     @property
     def displacement(self) -> dict[str, Tensor]:
         """θ' − θ, by name."""
-        moved = {name: -(g * self.scale[name]) for name, g in self.gradient.items()}
+        moved = {name: g * -self.scale[name] for name, g in self.gradient.items()}
         return moved | {name: moved[name] + d for name, d in self.drift.items()}
+
+    @property
+    def direction(self) -> tuple[Mapping[str, Tensor], float]:
+        """(d, s) with θ' − θ = s d, by name; plain descent computes nothing here: d is the gradient and s = −η."""
+        one = next(iter(self.scale.values()))
+        if self.drift or not all(isinstance(s, float) and s == one for s in self.scale.values()):
+            return self.displacement, 1.0
+        return self.gradient, -float(one)
 
 
 def update(
@@ -113,7 +122,7 @@ def _gradient(model: Model, lesson: Lesson) -> dict[str, Tensor]:
     with torch.enable_grad():
         loss = lesson.value(z)
         found = torch.autograd.grad(loss, list(model.parameters.values()), allow_unused=True)
-    if not bool(torch.isfinite(loss)):
+    if not math.isfinite(loss.item()):
         msg = f"loss: expected a finite number, got {float(loss)}; look at the labels' log-probabilities"
         raise BadInput(msg)
     pairs = zip(model.theta.items(), found, strict=True)

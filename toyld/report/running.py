@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,11 @@ from toyld.report.command import run as diagnose
 from toyld.report.sweeps import diverged, print_summary, summary
 from toyld.trajectory import read_folder
 
-__all__ = ["contexts", "grid_of", "plan_of"]
+if TYPE_CHECKING:  # torch is loaded when digits are run
+    from toyld.digits import Digits
+    from toyld.digits.command import Plan as DigitsPlan
+
+__all__ = ["contexts", "digits", "digits_plan", "grid_of", "plan_of"]
 
 _AXES = {"beta": "beta", "lr": "lr", "sft_steps": "sft", "temperature": "temperature", "common": "common"}
 
@@ -108,6 +112,49 @@ def contexts(out: Path, /, *, size: str, resume: bool, sweep: bool, given: Mappi
         names = ", ".join(f"{ds.attrs['stage']}-{ds.attrs['arm']}" for ds in apart)
         print(f"\n{names}: the descent came apart, whatever the verdict says; {_lower(plan.objective)}")
     return code
+
+
+def _digits(size: str, data: str | None) -> Digits:
+    """The digits that --data names, or those of the size."""
+    from toyld.digits import download, embedded, mnist
+    from toyld.digits.command import SIZES as OF
+
+    if data is None:
+        return {"embedded": embedded, "mnist": mnist}[OF[size]["data"]]()
+    makers = {"embedded": embedded, "download": download}
+    return makers[data]() if data in makers else mnist(data)
+
+
+def digits_plan(size: str, data: Digits, /, **given: Any) -> DigitsPlan:
+    """The plan of a size for these digits, with what is given instead of its settings.
+
+    >>> from toyld.digits import embedded
+    >>> digits_plan("smoke", embedded(), lr=0.05, seeds=2).recipe.lr
+    0.05
+    """
+    from toyld.digits import Recipe
+    from toyld.digits.command import SIZES as OF
+    from toyld.digits.command import Plan as Made
+
+    settings = OF[size]
+    recipe = {**settings["recipe"]}
+    recipe |= {name: given[name] for name in ("epochs", "lr", "batch") if given.get(name) is not None}
+    if given.get("images") is not None:
+        recipe["images"] = None if given["images"] == "all" else given["images"]
+    own = {name: settings[name] if given.get(name) is None else given[name] for name in ("probes", "evaluations")}
+    own |= {name: given[name] for name in ("network", "noise") if name in given}
+    return Made(data.source, seeds=_seeds(given, settings), recipe=Recipe(**recipe), **own)
+
+
+def digits(out: Path, /, *, size: str, resume: bool, data: str | None, given: Mapping[str, Any]) -> int:
+    """Do what `toyld run digits` was asked to; its exit code."""
+    from toyld.digits.command import run
+
+    found = _digits(size, data)
+    plan = digits_plan(size, found, **given)
+    with _bar("training") as tell:
+        run(out, plan, found, resume=resume, tell=tell)
+    return diagnose((str(out),), json_file=out / "verdict.json")
 
 
 def _lower(objective: str) -> str:

@@ -1,4 +1,4 @@
-"""The rung `contexts`: what was recorded at paper size follows from its own numbers and stands beside the computed."""
+"""Rungs with experiments: what was recorded at paper size follows from its numbers and stands beside the computed."""
 
 import doctest
 import functools
@@ -14,22 +14,24 @@ import pytest
 
 from toyld import claims, scoreboard
 from toyld.checked import BadInput
-from toyld.claims import closed_form, recorded, recording
+from toyld.claims import recorded, recording, rungs
 from toyld.claims.effects import Curve, Effect, peaked, ranked
 from toyld.claims.runs import RunResult, decide
-from toyld.contexts import experiments
+from toyld.contexts.experiments import EXPERIMENTS
+from toyld.trajectory.experiments import Experiments
 
 COMMIT = "0" * 40
 SEEDS = tuple(range(1000, 1006))
 SURE = "preference.margin-grows"  # of so few seeds
 
 
+NAMES = EXPERIMENTS.names()
 make = functools.cache(recorded.make)
 
 
 def small(name, commit=COMMIT):
     """A recording of a real experiment, but of few seeds and small worlds."""
-    one = make(name, commit=COMMIT, seeds=SEEDS, size="smoke")
+    one = make("contexts", name, commit=COMMIT, seeds=SEEDS, size="smoke")
     return replace(one, about={**one.about, "commit": commit})
 
 
@@ -43,7 +45,7 @@ def made():
 def clean(monkeypatch):
     """As if the tree were clean; small worlds of few seeds in place of those at paper size."""
     monkeypatch.setattr(recorded, "checkout", lambda: {"commit": COMMIT, "dirty": False})
-    monkeypatch.setattr(recorded, "make", small)
+    monkeypatch.setattr(recorded, "make", lambda rung, name, commit: small(name, commit))
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_what_an_effect_keeps_changes_neither_equality_nor_words():
 def test_a_recording_can_be_computed_again_from_its_seeds(made):
     """From the JSON alone, with `ranked` and `peaked`: effects, intervals, p-values and verdicts."""
     whole = json.loads(made.payload())
-    assert recording.check({"stages": made}) == []
+    assert recording.check({"stages": made}, NAMES) == []
     kinds = set()
     for id, result in whole["results"].items():
         for trial in result["trials"]:
@@ -121,8 +123,8 @@ def test_a_recording_can_be_computed_again_from_its_seeds(made):
 
 
 def test_rounding_moves_no_effect_by_more_than_its_last_digit(made):
-    now = closed_form.mine()
-    tables = experiments.run("stages", SEEDS, "smoke")
+    now = rungs.mine("contexts")
+    tables = EXPERIMENTS.run("stages", SEEDS, "smoke")
     id = SURE
     exact = claims.evaluate(now[id], runs=tables)
     for trial, kept in zip([t for t in exact.trials if t.effect is not None], made.trials[id], strict=True):
@@ -134,9 +136,9 @@ def test_rounding_moves_no_effect_by_more_than_its_last_digit(made):
 def test_a_recording_says_how_it_was_made_and_is_read_as_it_was_written(made):
     about = json.loads(made.payload())
     assert about["claims"] == list(about["results"])
-    assert set(about["claims"]) == {id for id, one in closed_form.mine().items() if one.experiment == "stages"}
+    assert set(about["claims"]) == {id for id, one in rungs.mine("contexts").items() if one.experiment == "stages"}
     assert (about["seeds"], about["size"], about["commit"], about["dirty"]) == (list(SEEDS), "smoke", COMMIT, False)
-    assert about["command"] == recorded.COMMAND.replace("NAME", "stages")
+    assert about["command"] == recorded.COMMAND.replace("RUNG", "contexts").replace("NAME", "stages")
     assert set(about) >= {"date", "hardware", "device_seconds", "versions", "family", "per_seed", "tables"}
     assert recording.parse(made.payload()).payload() == made.payload()
 
@@ -144,7 +146,7 @@ def test_a_recording_says_how_it_was_made_and_is_read_as_it_was_written(made):
 @pytest.mark.parametrize("place", range(4))
 def test_a_large_recording_keeps_what_fits_and_says_so(monkeypatch, place):
     def foresight():
-        return recorded.make("foresight", commit=COMMIT, seeds=range(1000, 1012), size="smoke")
+        return recorded.make("contexts", "foresight", commit=COMMIT, seeds=range(1000, 1012), size="smoke")
 
     with monkeypatch.context() as alone:
         alone.setattr(recorded, "KEPT", recorded.KEPT[place : place + 1])
@@ -157,13 +159,13 @@ def test_a_large_recording_keeps_what_fits_and_says_so(monkeypatch, place):
     assert any(t.effect.parts is None for t in entries(one)) == few
     numbers = [x for t in entries(one) for part in t.effect.parts or () for x in part if x == x]
     assert max(len(f"{abs(x):.12g}".replace(".", "").strip("0")) for x in numbers) == digits
-    assert recording.check({"foresight": one}) == []  # whatever was left out, what speaks has its numbers
+    assert recording.check({"foresight": one}, NAMES) == []  # whatever was left out, what speaks has its numbers
 
 
 def test_a_recording_that_cannot_fit_is_refused(monkeypatch):
     monkeypatch.setattr(recorded, "LARGEST", 1000)
     with pytest.raises(BadInput, match="expected a recording below 1,000 bytes, got"):
-        recorded.make("foresight", commit=COMMIT, seeds=SEEDS, size="smoke")
+        recorded.make("contexts", "foresight", commit=COMMIT, seeds=SEEDS, size="smoke")
 
 
 def changed(made, what):
@@ -203,7 +205,7 @@ def changed(made, what):
     ],
 )
 def test_what_does_not_follow_is_found(made, what, word):
-    found = recording.check({"stages": changed(made, what)})
+    found = recording.check({"stages": changed(made, what)}, NAMES)
     assert found
     assert any(re.search(word, line) for line in found), found
 
@@ -269,7 +271,7 @@ def test_a_damaged_file_is_one_clear_line(made, how, evidence, capsys):
 @pytest.mark.parametrize(("dirty", "got"), [(True, "changes that are not committed"), (None, "no checkout")])
 def test_only_the_code_of_a_commit_is_recorded(monkeypatch, tmp_path, dirty, got):
     monkeypatch.setattr(recorded, "checkout", lambda: {"commit": None if dirty is None else COMMIT, "dirty": dirty})
-    monkeypatch.setattr(recorded, "make", small)
+    monkeypatch.setattr(recorded, "make", lambda rung, name, commit: small(name, commit))
     with pytest.raises(BadInput, match=f"expected the code of a commit for the record to name, got {got}"):
         scoreboard.record_contexts(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -286,12 +288,12 @@ def test_bad_arguments_are_refused_before_anything_runs(clean, tmp_path):
 def test_recording_is_of_the_seeds_of_record_at_paper_size(monkeypatch, tmp_path):
     asked = []
 
-    def run(name, seeds, size):
+    def run(self, name, seeds, size):
         asked.append((name, tuple(seeds), size))
         return {}
 
     monkeypatch.setattr(recorded, "checkout", lambda: {"commit": COMMIT, "dirty": False})
-    monkeypatch.setattr(experiments, "run", run)
+    monkeypatch.setattr(Experiments, "run", run)
     scoreboard.record_contexts(tmp_path, only="foresight")
     assert asked == [("foresight", tuple(range(32)), "paper")]
     one = recording.parse((tmp_path / "contexts-foresight.json").read_bytes())
@@ -301,7 +303,7 @@ def test_recording_is_of_the_seeds_of_record_at_paper_size(monkeypatch, tmp_path
 
 def test_one_experiment_after_the_other_and_one_family_once_all_are_there(monkeypatch, clean, tmp_path, capsys):
     two = ("foresight", "stages")
-    monkeypatch.setattr(recording, "names", lambda: two)
+    monkeypatch.setattr(Experiments, "names", lambda _: two)
     scoreboard.record_contexts(tmp_path, only=("stages",))
     (path,) = tmp_path.iterdir()
     assert path.name == "contexts-stages.json"
@@ -311,7 +313,7 @@ def test_one_experiment_after_the_other_and_one_family_once_all_are_there(monkey
     assert f"foresight: {len(one.trials)} claims, {len(entries(one))} trials" in capsys.readouterr().err
     found = {name: recording.parse((tmp_path / f"contexts-{name}.json").read_bytes()) for name in two}
     assert [one.about["family"] for one in found.values()] == ["rung", "rung"]
-    assert recording.check(found) == []
+    assert recording.check(found, two) == []
     rung = decide({id: trials for one in found.values() for id, trials in one.trials.items()})
     for one in found.values():
         assert {id: [t.verdict for t in ts] for id, ts in one.trials.items()} == {
@@ -326,11 +328,11 @@ def test_one_experiment_after_the_other_and_one_family_once_all_are_there(monkey
     scoreboard.record_contexts(tmp_path, only="foresight")
     found = {name: recording.parse((tmp_path / f"contexts-{name}.json").read_bytes()) for name in two}
     assert [one.about["family"] for one in found.values()] == ["experiment", "experiment"]
-    assert recording.check(found) == []
+    assert recording.check(found, two) == []
 
 
 def test_a_killed_recording_loses_one_experiment_at_most(monkeypatch, clean, tmp_path):
-    def killed(name, commit):
+    def killed(rung, name, commit):
         if name == "stages":
             raise KeyboardInterrupt
         return small(name, commit)
@@ -352,7 +354,7 @@ def test_a_cell_carries_what_was_recorded_and_marks_disagreement(made, evidence,
     (one,) = claims.select([id])
     now = RunResult(one, made.trials[id], rung="contexts")
     assert "paper" not in scoreboard.cell(now)
-    assert recorded.line(one) == []
+    assert recorded.line(one, "contexts") == []
     (evidence / "contexts-stages.json").write_bytes(made.payload())
     recorded.packaged.cache_clear()
     cell = scoreboard.cell(now)
@@ -368,32 +370,38 @@ def test_a_cell_carries_what_was_recorded_and_marks_disagreement(made, evidence,
     other = replace(now, trials=tuple(replace(t, verdict="undecided") for t in now.trials))
     assert scoreboard.words("trend", scoreboard.cell(other)).endswith(f"undecided) (paper size: {told['verdict']})")
     assert "paper" not in scoreboard.cell(replace(now, rung="published"))
-    monkeypatch.setattr(closed_form, "current", lambda _: now)
+    monkeypatch.setattr(rungs, "current", lambda *_: now)
     command((id,), rung="contexts")
     (line,) = [line.strip() for line in capsys.readouterr().out.splitlines() if "at paper size" in line]
     assert line.startswith(f"at paper size: {told['verdict']} ({told['effect']:+.4g} [{told['low']:+.4g}, ")
     assert f"n = {told['n']}; {len(told['trials'])} holds), recorded " in line
-    assert recorded.COMMAND.replace("NAME", "stages") in line
+    assert recorded.COMMAND.replace("RUNG", "contexts").replace("NAME", "stages") in line
 
 
 def test_evidence_of_a_claim_that_is_gone_is_left_out(made, evidence):
     text = made.payload().decode().replace("supervised.chosen-rises", "supervised.gone")
     (evidence / "contexts-stages.json").write_text(text, encoding="utf-8")
-    assert "supervised.gone" not in recorded.packaged()
-    assert "supervised.other-answers-rise" in recorded.packaged()
+    assert "supervised.gone" not in recorded.packaged("contexts")
+    assert "supervised.other-answers-rise" in recorded.packaged("contexts")
 
 
-def test_every_recording_that_comes_with_the_package_follows_from_its_numbers():
-    folder = files("toyld").joinpath("evidence")
-    paths = {p.name.removeprefix("contexts-").removesuffix(".json"): p for p in folder.iterdir()}
-    paths = {name: p for name, p in paths.items() if p.name == f"contexts-{name}.json"}
+@pytest.mark.parametrize("rung", rungs.served())
+def test_every_recording_that_comes_with_the_package_follows_from_its_numbers(rung):
+    these, folder = rungs.experiments(rung), files("toyld").joinpath("evidence")
+    paths = {p.name.removeprefix(f"{rung}-").removesuffix(".json"): p for p in folder.iterdir()}
+    paths = {name: p for name, p in paths.items() if p.name == f"{rung}-{name}.json"}
     found = {name: recording.parse(p.read_bytes(), name=p.name) for name, p in paths.items()}
-    assert recording.check(found) == []
+    assert recording.check(found, these.names()) == []
     ids = [id for one in found.values() for id in one.trials]
     assert len(ids) == len(set(ids)), "a claim that two experiments speak of: name its experiment"
-    assert set(ids) <= set(closed_form.mine())
+    assert set(ids) <= set(rungs.mine(rung))
     for name, one in found.items():
         assert len(paths[name].read_bytes()) < 200_000
-        assert (one.about["size"], one.about["seeds"], one.about["dirty"]) == ("paper", list(range(32)), False)
+        assert (one.about["size"], one.about["seeds"], one.about["dirty"]) == (
+            "paper",
+            list(these.seeds("paper")),
+            False,
+        )
+        assert ("data" in one.about) == (rung != "contexts"), "what is made up reads no data"
         assert len(one.about["commit"]) == 40
         assert all(math.isfinite(t.effect.value) for t in entries(one) if t.effect is not None), name
