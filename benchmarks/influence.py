@@ -26,7 +26,7 @@ import torch
 from contexts import name_of, relative, seconds
 from softmax import Effort, Result
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 from toyld import influence
 from toyld.influence.model import plain_attention
@@ -176,6 +176,26 @@ class Recipe:
             return vmap(vmap(pair, (None, 0)), (0, None))(x, self.task.taught)
 
 
+# --- torch.func: grad + jvp, what one would write by hand ---
+
+
+def by_hand(task: Task) -> Callable[[], Tensor]:
+    """The gradient at the taught input and the tangent at all observers, by torch.func; of a sequence all positions."""
+    theta = {name: p.detach() for name, p in task.net.named_parameters()}
+
+    def loss(theta: dict[str, Tensor]) -> Tensor:
+        z = functional_call(task.net, theta, (task.taught,))
+        return nn.functional.cross_entropy(z.flatten(0, -2), task.labels.flatten(), ignore_index=influence.IGNORED)
+
+    def call() -> Tensor:
+        with plain_attention(), torch.no_grad():
+            step = {name: -LR * g for name, g in grad(loss)(theta).items()}
+            z, dz = jvp(lambda theta: functional_call(task.net, theta, (task.observed,)), (theta,), (step,))
+            return dz - (torch.softmax(z, -1) * dz).sum(-1, keepdim=True)
+
+    return call
+
+
 # --- jax: jit(grad + jvp) ---
 
 
@@ -301,6 +321,13 @@ def against_jax(task: Task, target: float, how: Effort, device: str) -> Iterator
     yield result("predict/jax", task, str(task), took, found, target, how, device)
 
 
+def against_hand(task: Task, how: Effort, device: str) -> Result:
+    found = agreement(task, lambda now: by_hand(now)(), device)
+    task = task.to(torch.float32, device)
+    took = seconds({"ours": ours(task), "theirs": by_hand(task)}, how, device)
+    return result("predict/torch-jvp", task, str(task), took, found, 1.0, how, device)
+
+
 def against_recipes(task: Task, measured: int, target: float, how: Effort, device: str) -> Iterator[Result]:
     """Both recipes at `measured` of the observers, extrapolated: the taught input once, observers as often as needed.
 
@@ -361,12 +388,15 @@ def comparisons(size: str, device: str) -> Iterator[Result]:
         yield from against_recipes(small, 8, 150.0, how, device)
         yield from against_recipes(decoder(8, 6, 7, 2, 2, 8), 2, 0.0, how, device)
         yield from against_jax(small, 0.62, how, device)
+        yield against_hand(small, how, device)
         yield whole_kernel(small, 4, 0.0, how, device)
         return
     network, transformer = mlp((784, 128, 128, 10), 256), decoder(64, 32, 64, 2, 4, 256)
     how, few = Effort(repeats=11, at_least=0.1), Effort(repeats=3, at_least=0.05)
     yield from against_jax(network, 0.62, how, device)
     yield from against_jax(transformer, 0.62, how, device)
+    yield against_hand(network, how, device)
+    yield against_hand(transformer, how, device)
     yield from against_recipes(network, 256, 150.0, few, device)
     yield from against_recipes(mlp((784, 128, 128, 512), 256), 2, 0.0, few, device)
     yield from against_recipes(transformer, 4, 0.0, few, device)

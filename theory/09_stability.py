@@ -39,19 +39,18 @@ np.testing.assert_allclose(norm**2, torch.einsum("oab,uab->ou", gram, gram), rto
 cosine = norm / (norm.diagonal()[:, None] * norm.diagonal()[None]).sqrt()
 print("‖K‖ of three digits:", norm.numpy().round(1).tolist())
 print("their cosines:      ", cosine.numpy().round(3).tolist())
-for id in ("stability.relative-norm-is-a-cosine", "decomposition.kernel"):
-    print(f"{id}: {hold(id).verdict}")
+print("stability.relative-norm-is-a-cosine:", hold("stability.relative-norm-is-a-cosine").verdict)
 
 # %% [markdown]
 # ## Along a run
 #
-# Six networks of two hidden layers learn the 8×8 digits at a constant rate. Two digits of each class are taught, two
+# Five networks of two hidden layers learn the 8×8 digits at a constant rate. Two digits of each class are taught, two
 # held-out ones of each class observe; every kernel between them is exact.
 
 # %%
-shares = (0.0, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 1.0)
+shares = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.5, 0.8, 0.9, 1.0)
 setting = replace(stability.SIZES["smoke"][0], summed=2, shares=shares)
-seeds = range(2000, 2006)
+seeds = range(2000, 2005)
 table = stability.tables(seeds, settings=[setting])
 (run,) = table.values()
 epochs = run.step.values / 23
@@ -62,10 +61,10 @@ def mean(name: str) -> np.ndarray:
     return run[f"eval_{name}"].values.mean(0)
 
 
-print("epoch   E‖K‖   change in a tenth   rank correlation: with a tenth before, with the end")
+print("epoch   E‖K‖   change of shape in a tenth   rank correlation: with a tenth before, with the end")
 for i, epoch in enumerate(epochs):
     print(
-        f"{epoch:5.1f} {mean('norm')[i]:7.0f} {mean('change_before')[i]:13.2f} "
+        f"{epoch:5.1f} {mean('norm')[i]:7.0f} {mean('shape_before')[i]:21.2f} "
         f"{mean('rank_before_new')[i]:24.3f} {mean('rank_last_new')[i]:24.3f}"
     )
 np.testing.assert_array_less(50.0, mean("norm")[-1] / mean("norm")[0])
@@ -75,18 +74,23 @@ for id in ("stability.late-ranking-stays", "stability.early-is-messier"):
 
 # %% [markdown]
 # Norms grow a hundredfold within three epochs, and in those epochs the order is messy; then they go on growing by a
-# third, the kernel moves by a tenth of its size in a tenth of the run, and the order of observers hardly changes. At a
-# constant rate, that is a fact about the kernel; under a cosine schedule the last correlations are 1 because nothing
-# moves any more.
+# third, and the order of observers hardly changes. Growth alone cannot change it: so measure how far the *shape* of the
+# kernel moves, E‖K/k − K'/k'‖ with k, k' the mean norms, blind to a factor on all of K. That is a fourteenth in a tenth
+# of the run: the MLP's kernel mostly grows by now, and its stable order says less than it seems to. In LeNet the shape
+# goes on moving, by a quarter in a tenth, and the order stays there too (`stability.kernel-moves-on`). At a constant
+# rate, that is a fact about the kernel; under a cosine schedule the last correlations are 1 because nothing moves any
+# more.
 #
 # Is early messier only because more happens then? Compare at equal change: go from the start to where the kernel has
-# moved as far, relative to its size, as it does from half-way to the end.
+# changed its shape as far as it does from half-way to the end.
 
 # %%
 half = int(np.argmin(np.abs(run.step.values - run.step.values[-1] / 2)))
-print(f"from half-way the kernel moves by {mean('change_last')[half]:.2f} of its size;", end=" ")
+print(f"from half-way the kernel moves by {mean('change_last')[half]:.2f} of its size,", end=" ")
+print(f"its shape by {mean('shape_last')[half]:.2f};", end=" ")
 print(f"rank correlation {mean('rank_last_new')[half]:.3f} from there,", end=" ")
 print(f"{mean('rank_matched_new')[-1]:.3f} over as much change at the start")
+np.testing.assert_array_less(mean("shape_last")[half], 0.7 * mean("change_last")[half])  # the rest is growth
 np.testing.assert_array_less(mean("rank_matched_new")[-1], mean("rank_last_new")[half])
 
 # %% [markdown]
@@ -146,22 +150,22 @@ np.testing.assert_array_less(np.nanmax(run.eval_sampled_fit.values), np.nanmin(r
 # %% [markdown]
 # ## What is measured
 #
-# | | 8×8 digits, 32 seeds of an MLP, 8 of a LeNet | MNIST, 10 seeds, the paper's recipe |
+# | 8×8 digits, a constant rate | MLP, 16 seeds | LeNet, 8 seeds |
 # |---|---|---|
-# | late: from a tenth to the next | .99, .96 | above .99 (MLP, also at a constant rate; LeNet) |
-# | early: the first two tenths | .84, .62 | .85 (MLP at a constant rate) |
-# | at equal change, late and early | .98 and .92, .92 and .84 | .97 and .81 (MLP), .99 and .96 (LeNet) |
-# | two lessons' rankings at the end | .26, .18 | .79 (MLP): mostly size; .16 (LeNet) |
-# | ‖K‖ foretells who moves, at the end | .90, .87 | .86, .93 |
-# | 9 is nearest to 4, by cosine | in 0 of 32, 0 of 8 | in 8 of 10, 10 of 10 |
-# | 9 is nearest to 4, by ‖K‖ as it is | in 0 of 32, 0 of 8 | in 2 of 10, 10 of 10 |
+# | late: from a tenth to the next | .99 | .96 |
+# | early: the first two tenths | .87 | .63 |
+# | from half-way to the end: change in all, of shape | .29, .14 | .49, .47 |
+# | rank correlation over that, and over as much change of shape at the start | .98, .96 | .92, .78 |
+# | two lessons' rankings at the end | .28 | .18 |
+# | ‖K‖ foretells who moves, at the end | .90 | .87 |
+# | 9 is nearest to 4, by cosine or as it is | in 0 of 16 | in 0 of 8 |
 #
-# 4-9 and 5-8 couple more than with others on MNIST, 6-7 less, as the paper says; of 2-5 and 3-5, and of 7-9 in the MLP,
-# that is not sure. The small digits are others, and there 4 and 9 are no pair. `toyld claims "stability.*"` has the
-# intervals. *Messy first, then settled* is what all runs show; when it settles differs: the MLP on MNIST sits on a
-# plateau for more than ten of its 100 epochs, and its order by cosine is made afterwards. The paper puts the messy time
-# at epochs 0 to 30 of 1,000. Two MLPs trained so long at a constant rate agree: from epoch 30 on the norms grow
-# thirteenfold, and the ranking of epoch 30 has a correlation of .91 with the last one (that of epoch 10: .75).
+# All these seeds share their training images: they tell of starts and orders, given these. The small digits are not
+# MNIST's, and 4 and 9 are no pair there. For MNIST under the paper's recipe see "(paper size: …)" on the scoreboard;
+# `toyld claims "stability.*"` has the intervals. *Messy first, then settled* is what all these runs show. The paper
+# puts the messy time at epochs 0 to 30 of 1,000. Two MLPs trained so long on MNIST at a constant rate agree: from epoch
+# 30 on the norms grow thirteenfold, and the ranking of epoch 30 has a correlation of .91 with the last one (that of
+# epoch 10: .75).
 
 # %% [markdown]
 # ## Picture
@@ -169,7 +173,7 @@ np.testing.assert_array_less(np.nanmax(run.eval_sampled_fit.values), np.nanmin(r
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
 axes[0].plot(epochs, mean("norm") / mean("norm")[0], color="black", label="E‖K‖, of its start")
-axes[0].plot(epochs, mean("change_before"), color="tab:red", marker="o", ms=3, label="change in a tenth of the run")
+axes[0].plot(epochs, mean("shape_before"), color="tab:red", marker="o", ms=3, label="change of shape in a tenth")
 axes[0].set(yscale="log", xlabel="epoch")
 axes[0].legend(fontsize=7)
 for kind, colour, label in (

@@ -121,7 +121,8 @@ def digits(
         epochs: Passes over the images; may be fractional. (10 | 100)
         lr: Learning rate at the start; it falls to 0 by half a cosine. (0.1 | 0.001)
         batch: Images an update. (64 | 64)
-        noise: Share of the training labels that are flipped, each to one of the nine others.
+        noise: Share of the training labels that are flipped, each to one of the nine others. With a fifth or more
+            the verdict may be squeezing, though no gradient is negative: wrong labels lag behind the likeliest ones.
         probes: Images of each kind that are measured, at most. (50 | 200)
         evaluations: After the one at the start, evenly spaced. (10 | 20)
     """

@@ -33,7 +33,9 @@ def steps(**changes):
 def lessons(**changes):
     columns = {"alike": 0.8, "alike_first": 0.7, "unexplained": 0.1}
     columns |= {f"on_four_{c}_9": -0.5 for c in range(9)} | {f"on_four_4_{j}": -2.0 for j in range(10)}
-    columns |= {"on_four_9_9": 3.0}
+    columns |= {f"on_four_{c}_{j}": -0.5 for c in range(10) for j in range(10) if c != 4}
+    columns |= {f"on_four_{j}_{j}": 3.0 for j in range(10)} | {f"lifted_{i}_9": 1.0 for i in range(10)}
+    columns |= {"lifted_4_9": 3.0, "lifted_9_9": 9.0}
     for i in range(10):
         columns |= {f"pi_{i}_{j}": 0.02 for j in range(10)} | {f"logpi_{i}_{j}": -6.0 for j in range(10)}
     for i, j in ((4, 9), (5, 8), (7, 9), (3, 5)):
@@ -48,7 +50,8 @@ TURNED = {
     "lifts.partner-gains": steps(partner_gain=[-0.1, 0.1, 0.1]),
     "lifts.first-order-foretells": steps(error=[0.02, 0.2, 0.02]),
     "lifts.lessons-add-up": lessons(unexplained=0.4),
-    "lifts.accumulated": lessons(on_four_2_9=4.0),
+    "lifts.accumulated": lessons(lifted_2_9=30.0),
+    "lifts.own-lessons-raise": lessons(on_four_2_7=4.0),
     "lifts.four-pushes-all": lessons(on_four_4_6=0.5),
     "lifts.first-lift-foretells-likeness": lessons(alike_first=-0.3),
     "lifts.lifts-explain-likeness": lessons(alike=-0.3),
@@ -77,7 +80,9 @@ def test_effects_are_the_numbers_they_speak_of():
         return evaluate_on(CLAIMS[id], {"run": ds}).effect.value
 
     assert effect("lifts.four-lifts-nine", steps()) == pytest.approx(0.1, abs=2e-3)  # late: .3 − .2
-    assert effect("lifts.accumulated", lessons()) == pytest.approx(3.0, abs=2e-3)
+    assert effect("lifts.accumulated", lessons()) == pytest.approx(2.0, abs=2e-3)  # 9s do not count
+    assert effect("lifts.accumulated", lessons(lifted_4_9=0.5, lifted_0_9=-3.0)) == pytest.approx(0.0, abs=2e-3)
+    assert effect("lifts.own-lessons-raise", lessons(on_four_3_5=2.0)) == pytest.approx(1.0, abs=2e-3)
     assert effect("lifts.four-pushes-all", lessons(on_four_4_3=-1.0)) == pytest.approx(1.0, abs=2e-3)
     assert effect("lifts.top-partner-of-four", lessons(pi_4_7=0.08)) == pytest.approx(np.log(0.1 / 0.08), abs=0.02)
     assert effect("lifts.top-partner-of-five", lessons(pi_5_8=0.02, pi_5_3=0.1, logpi_5_3=-2.5)) > 1.0
@@ -89,7 +94,7 @@ def test_effects_are_the_numbers_they_speak_of():
     [
         ("lifts.four-lifts-nine", lessons(), "a table of lessons; the claim is about single steps"),
         ("lifts.accumulated", steps(), "a table of steps; the claim is about a whole run"),
-        ("lifts.lifts-explain-likeness", lessons().drop_vars("eval_alike"), "not summed over the run: alike"),
+        ("lifts.lifts-explain-likeness", lessons().drop_vars("eval_alike"), "not measured: alike"),
     ],
 )
 def test_premises_say_why_a_table_says_nothing(id, ds, why):

@@ -8,14 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from toyld.claims import exact, negative_isotropic, negative_kernels, negative_steps
+from toyld import softmax as sm
+from toyld.claims import exact, negative_forgetting, negative_isotropic, negative_kernels, negative_steps
 from toyld.claims.base import evaluate
 from toyld.claims.runs import RunClaim, evaluate_on, try_on
 from toyld.trajectory import trajectory
 
 HALF = {"p": (Fraction(1, 2), Fraction(1, 4), Fraction(1, 4)), "y": 1, "s": 1}
-CLAIMS = {one.id: one for one in vars(negative_steps).values() if isinstance(one, RunClaim)}
+CLAIMS = {
+    one.id: one
+    for home in (negative_steps, negative_forgetting)
+    for one in vars(home).values()
+    if isinstance(one, RunClaim)
+}
 STAGES = ("initial", "early", "late")
 
 
@@ -86,6 +93,29 @@ def test_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, name: str, wrong: 
     assert evaluate(getattr(home, claim), examples=500).verdict == "refuted"
 
 
+def test_near_isotropy_needs_kappa_above_0() -> None:
+    z, y, s = np.log([[0.4, 0.4, 0.2]]), np.array([2]), np.ones(1)
+    found = [
+        negative_isotropic.near_isotropic_suffices.check(z, y, s, np.array([kappa]), kappa * np.eye(3).reshape(1, 9))
+        for kappa in (1.0, -1.0)
+    ]
+    assert (found[0].value[0, 0], found[1].value[0, 0]) == (
+        pytest.approx(0.1505, abs=1e-4),
+        pytest.approx(-0.3812, abs=1e-4),
+    )
+    for one in (negative_isotropic.near_isotropic_suffices, negative_isotropic.rows_and_columns_cancel):
+        kappas = one.premises.fields["kappa"].decode(np.linspace(0.0, 1.0, 9)[:, None], 3, {})
+        assert 0.0 < kappas.min() < 1.0 < kappas.max()
+        assert "κ > 0" in one.statement
+
+
+def test_a_step_that_forgets_kappa_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evaluate(negative_isotropic.rows_and_columns_cancel, examples=500).verdict == "holds"
+    log_alpha = sm.log_alpha
+    monkeypatch.setattr(sm, "log_alpha", lambda z, y, *, s: log_alpha(z, y, s=s / s.mean()))
+    assert evaluate(negative_isotropic.rows_and_columns_cancel, examples=500).verdict == "refuted"
+
+
 # -- run claims
 
 
@@ -95,13 +125,18 @@ def noisy(level: float, seed: int, seeds: int = 24) -> np.ndarray:
 
 # What is measured where every claim holds as stated; those that say "always" are asserted to be refuted.
 LEVELS = {
-    "falls": 0.999, "rises": 0.999, "kernel": 0.9, "first": 0.99, "plain": 0.7, "told_falls": 0.9, "order": 0.4,
-    "top": 0.8, "losers": 0.7, "rises_rest": 0.8, "elsewhere_told": 0.99, "falls_mate": 0.9, "falls_rest": 0.8,
-    "falls_label": 0.4, "calmer_valley": 0.999,
+    "falls": 1.0, "rises": 0.999, "kernel": 0.9, "first": 0.99, "plain": 0.7, "told_falls": 0.9, "told_rises": 0.95,
+    "order": 0.4, "top": 0.8, "losers": 0.7, "rises_rest": 0.8, "elsewhere_told": 0.99, "falls_mate": 0.9,
+    "falls_rest": 0.8, "falls_label": 0.4, "calmer_valley": 0.999,
 }  # fmt: skip
 FORGOTTEN = {
     "label_before": 0.9, "label_after": 0.1, "star_before": 0.05, "star_after": 0.6, "plain_after": 0.8, "spread": 0.7,
 }  # fmt: skip
+
+
+def shares(level: float, seed: int) -> np.ndarray:
+    """Noisy shares, 1 in every seed where the level is 1."""
+    return noisy(level, seed) if level < 1.0 else np.ones((24, 1))
 
 
 def tables(network: str = "LeNet", **changed: float) -> dict[str, Any]:
@@ -115,7 +150,7 @@ def tables(network: str = "LeNet", **changed: float) -> dict[str, Any]:
                 growth = changed.get(f"growth_{label}", changed.get("growth", 1.0))
                 at = at - 0.3 * (name == "losers") * (2 - i) * growth
                 for step in ("small", "moderate"):
-                    columns[f"{name}_{label}_{step}"] = noisy(at, 100 * j + 10 * k + i)
+                    columns[f"{name}_{label}_{step}"] = shares(at, 100 * j + 10 * k + i)
         out[when] = made(columns, "negative", "all", network, when)
     columns = {name: noisy(changed.get(name, level), i) for i, (name, level) in enumerate(FORGOTTEN.items())}
     out["forget"] = made(columns, "forget", "forget", network, "late")
@@ -134,7 +169,7 @@ OPPOSITE = {
     "network.runner-up-mostly-rises": {"rises": 0.4},
     "network.kernel-tells-signs": {"first": 0.9},
     "network.kernel-beats-isotropy": {"kernel": 0.6},
-    "network.kernel-sees-failures": {"told_falls": 0.4},
+    "network.kernel-sees-failures": {"told_falls": 0.5},
     "network.rich-get-richer": {"order": -0.1},
     "network.runner-up-gains-most": {"top": 0.4},
     "network.training-squeezes": {"growth": -1.0},
@@ -206,6 +241,39 @@ def test_claims_about_training_compare_one_network_with_itself():
         "two networks; the claim is about one, after and before training",
         "steps of an initial network; the claim is about late",
     }
+
+
+@pytest.mark.parametrize(
+    ("falls", "rises"), [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.7, 0.7)], ids=["always", "never", "coin", "hardly"]
+)
+def test_who_does_not_look_at_the_case_sees_no_failures(falls, rises):
+    runs = tables(told_falls=falls, told_rises=rises)
+    assert evaluate_on(CLAIMS["network.kernel-sees-failures"], runs).summary == "refuted"
+
+
+ONE_AND_ALL = [("label-falls", "falls"), ("kernel-tells-signs", "first"), ("kernel-tells-elsewhere", "elsewhere_told")]
+
+
+@pytest.mark.parametrize("failed", [0, 1, 9, 12, 22, 24])
+@pytest.mark.parametrize(("id", "name"), ONE_AND_ALL)
+def test_most_networks_is_counted_and_its_bounds_are_those_of_the_binomial(id, name, failed):
+    ds = tables(**{name: 1.0})["late"]
+    for at, label in enumerate(negative_steps.LABELS):
+        for step in ("small", "moderate"):
+            ds[f"eval_{name}_{label}_{step}"][: failed if at == 2 else 0] = 0.9
+    (trial,) = try_on(CLAIMS[f"network.{id}"], {"late": ds})
+    effect, exact = trial.effect, stats.binomtest(24 - failed, 24, alternative="greater")
+    assert (effect.value, effect.n) == (pytest.approx((24 - failed) / 24 - 0.5), 24)
+    assert effect.p == pytest.approx(exact.pvalue)
+    assert effect.below == pytest.approx(min(1.0, 4 * stats.binomtest(24 - failed, 24, alternative="less").pvalue))
+    assert effect.low == pytest.approx(stats.binomtest(24 - failed, 24).proportion_ci(0.95).low - 0.5)
+    assert effect.high == pytest.approx(stats.binomtest(24 - failed, 24).proportion_ci(1 - 0.05 / 4).high - 0.5)
+
+
+def test_one_network_is_no_evidence_of_most():
+    ds = tables()["late"].isel(seed=slice(1))
+    (trial,) = try_on(CLAIMS["network.label-falls"], {"late": ds})
+    assert not trial.tested
 
 
 def test_a_case_that_never_occurs_is_no_evidence():

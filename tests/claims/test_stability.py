@@ -22,6 +22,7 @@ AS_STATED = {
     **{f"rank_last_{kind}": [0.5, 0.6, 0.7, 0.95, 0.97, 0.98, 1.0] for kind in ("seen", "new")},
     **{f"rank_matched_{kind}": [NONE] * 6 + [0.85] for kind in ("seen", "new")},
     "change_last": [9.0, 5.0, 2.0, 0.4, 0.3, 0.1, 0.0],
+    "shape_last": [0.9, 0.8, 0.7, 0.35, 0.3, 0.1, 0.0],
     "rank_swapped": [0.4] * 6 + [0.3],
     "shared": [0.4] * 6 + [0.3],
     **{name: [0.4, 0.4, 0.4, 0.8, 0.4, 0.4, 1.0] for name in ("partners", "partners_relative")},
@@ -64,7 +65,7 @@ OTHERWISE = {
         {"rank_last_seen": [0.99, 0.99, 0.99, 0.8, 0.99, 0.99, 1.0]},
         {"rank_last_new": [0.99, 0.99, 0.99, 0.8, 0.99, 0.99, 1.0]},
     ],
-    "stability.kernel-moves-on": [{"change_last": [9.0, 5.0, 2.0, 0.2, 0.3, 0.3, 0.0]}],
+    "stability.kernel-moves-on": [{"shape_last": [9.0, 5.0, 2.0, 0.2, 0.3, 0.3, 0.0]}],
     "stability.early-is-messier": [
         {"rank_before_seen": [NONE, 0.97, 0.98, NONE, NONE, 0.8, 0.6]},
         {"rank_before_new": [NONE, 0.97, 0.98, NONE, NONE, 0.8, 0.6]},
@@ -144,6 +145,12 @@ def test_early_and_late_are_compared_at_a_constant_rate_alone():
     assert "freezes" in (one.premises(table(rate="cosine")) or "")
     assert one.premises(table()) is None
     assert MINE["stability.late-ranking-stays"].premises(table(rate="cosine")) is None
+
+
+def test_a_kernel_that_only_grows_does_not_move_on():
+    verdict, found = effect("stability.kernel-moves-on", change_last=[9.0] * 7, shape_last=[0.9, 0.8, 0.7, *[0.0] * 4])
+    assert verdict == "refuted"
+    assert found.value == pytest.approx(-stability.MOVES, abs=0.01)
 
 
 def test_what_is_not_measured_is_not_judged():

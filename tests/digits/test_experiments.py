@@ -3,6 +3,7 @@
 import doctest
 import functools
 import gzip
+import hashlib
 import json
 import re
 import subprocess
@@ -158,17 +159,21 @@ def test_a_rung_that_nobody_serves_is_one_clear_line(tmp_path):
 
 
 def test_the_record_names_the_digits_it_read(data, monkeypatch, tmp_path):
-    monkeypatch.setenv("TOYLD_DATA", str(data))
-    got = experiments.data("paper")
-    assert len(got) == 4
-    assert all(re.fullmatch(r"mnist/\S+-ubyte [0-9a-f]{64}", f"{name} {digest}") for name, digest in got.items())
-    name = "t10k-labels-idx1-ubyte"
+    name, few = "t10k-labels-idx1-ubyte", [file for file in experiments.FILES if "labels" in file]
+    assert [len(experiments.FILES), len(few)] == [4, 2]
+    plain = gzip.decompress((data / "mnist" / f"{name}.gz").read_bytes())
     (tmp_path / "mnist").mkdir()
-    (tmp_path / "mnist" / name).write_bytes(gzip.decompress((data / "mnist" / f"{name}.gz").read_bytes()))
+    (tmp_path / "mnist" / name).write_bytes(plain)
     monkeypatch.setenv("TOYLD_DATA", str(tmp_path))
     with pytest.raises(BadInput, match=r"expected train-images-idx3-ubyte or its \.gz in"):
         experiments.data("paper")
-    monkeypatch.setattr(experiments, "mnist", lambda: None)
+    monkeypatch.setattr(experiments, "mnist", lambda: None)  # whole files are its tests' affair
+    monkeypatch.setattr(experiments, "FILES", few)
+    monkeypatch.setenv("TOYLD_DATA", str(data))
+    got = experiments.data("paper")
+    assert all(re.fullmatch(r"mnist/\S+-labels-\S+ [0-9a-f]{64}", f"{file} {digest}") for file, digest in got.items())
+    assert (len(got), got[f"mnist/{name}"]) == (2, hashlib.sha256(plain).hexdigest())
+    monkeypatch.setenv("TOYLD_DATA", str(tmp_path))
     monkeypatch.setattr(experiments, "FILES", [name])
     assert experiments.data("paper") == {f"mnist/{name}": got[f"mnist/{name}"]}  # packed or not
 

@@ -17,10 +17,12 @@ SEEDS = (1000, 1001, 1002)
 
 
 def bent(seed):
-    """A small smooth network of two layers."""
+    """A small smooth network of three layers: with one hidden layer alone every block of K would be symmetric."""
     torch.manual_seed(seed)
-    layers = [("flat", nn.Flatten()), ("full1", nn.Linear(64, 12)), ("tanh1", nn.Tanh()), ("head", nn.Linear(12, 10))]
-    return nn.Sequential(OrderedDict(layers))
+    sizes, layers = (64, 12, 11, 10), [("flat", nn.Flatten())]
+    for k in range(3):
+        layers += [(f"full{k}", nn.Linear(sizes[k], sizes[k + 1])), (f"tanh{k}", nn.Tanh())]
+    return nn.Sequential(OrderedDict(layers[:-1]))
 
 
 TINY = first_order.Setting("bent", bent, digits.Recipe(lr=0.1, batch=16, images=64, epochs=6), early=0.5)

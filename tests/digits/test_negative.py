@@ -1,5 +1,7 @@
 """Negative steps on networks: against the package's A·K·G and real updates, against theorems and plain torch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -115,10 +117,11 @@ def by_definition(pushed, layers, step, i, label):
     rest = others[others != star]
     up = done > 0
     return {
-        "falls": done[y] < 0,
+        "falls": float(done[y] < 0) if s * (1 - p[y]) ** 2 >= 1e-12 else np.nan,
         "rises": up[star],
         "rises_told": up[star] == (exact[star] > 0),
         "told_falls": np.nan if up[star] else float(exact[star] <= 0),
+        "told_rises": float(exact[star] > 0) if up[star] else np.nan,
         "kernel": np.mean(up[others] == (exact[others] > 0)),
         "first": np.mean(up[others] == (d[others] > p @ d)),
         "plain": np.mean(up[others] == sm.winners(z, y, s=s)[others]),
@@ -130,6 +133,46 @@ def by_definition(pushed, layers, step, i, label):
         "calmer_told": (sm.entropy(after) < sm.entropy(z)) == (sm.entropy(z + s * d) < sm.entropy(z)),
         "calmer_valley": float(sm.entropy(after) < sm.entropy(z)) if sm.valley_depth(z, y) >= 0 else np.nan,
     }
+
+
+def replaced(pushed, fall, foretold):
+    """The same with y* of image 0, label 0 brought to fall or rise, and foretold to, by one logit of y* alone."""
+    star = int(pushed.star[0, 0])
+    after, linear = pushed.after["all", "moderate"].clone(), pushed.linear["all"].clone()
+    for values, base, down in ((after, pushed.z[0], fall), (linear, torch.zeros(10).double(), foretold)):
+        values[0, 0, 0] = base
+        values[0, 0, 0, star] += -1.0 if down else 1.0
+    return dataclasses.replace(
+        pushed, after={**pushed.after, ("all", "moderate"): after}, linear={**pushed.linear, "all": linear}
+    )
+
+
+@pytest.mark.parametrize("foretold", [True, False])
+@pytest.mark.parametrize("fall", [True, False])
+def test_what_k_tells_of_falls_and_of_rises_by_hand(pushed, fall, foretold):
+    found = pushes.at_home(replaced(pushed, fall, foretold), "all", "moderate")
+    falls, rises = (float(found[name][0, 0]) for name in ("told_falls", "told_rises"))
+    assert (falls, rises) == pytest.approx(
+        (float(foretold), np.nan) if fall else (np.nan, float(not foretold)), nan_ok=True
+    )
+
+
+@pytest.mark.parametrize(("step", "bar"), [("moderate", 1e-6), ("small", 1e-5)])
+def test_a_saturated_label_neither_falls_nor_does_not(pushed, step, bar):
+    falls = {}
+    for times in (0.5, 2.0):
+        left, residual = times * bar, pushed.residual.clone()
+        residual[0, 0, pushed.y[0, 0]] = -left
+        falls[times] = pushes.at_home(dataclasses.replace(pushed, residual=residual), "all", step)["falls"]
+    assert falls[0.5][0, 0].isnan()
+    assert not falls[0.5][1:].isnan().any()
+    assert not falls[2.0].isnan().any()
+
+
+def test_seeds_push_at_images_and_labels_of_their_own():
+    found = [pushes.picked(embedded(), seed) for seed in (1000, 1001, 1002)]
+    assert len({tuple(places.tolist()) for places, _ in found}) == 3
+    assert len({tuple(drawn.tolist()) for _, drawn in found}) == 3
 
 
 def test_other_images_are_told_apart_by_class(pushed):

@@ -10,11 +10,23 @@ from toyld.checked import BadInput
 from toyld.digits.networks import lenet, make, mlp
 from toyld.digits.stacks import backward, forward, stacked
 
+
+def odd(seed):
+    """A pool of odd sides, a padding that differs, and one tanh in two places."""
+    tanh, random = nn.Tanh(), torch.Generator().manual_seed(seed)
+    layers = nn.Conv2d(1, 3, 3, padding=(0, 1)), tanh, nn.AvgPool2d(2), tanh, nn.Flatten(), nn.Linear(18, 10)
+    module = nn.Sequential(*layers).double()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=random)
+    return module
+
+
 BUILD = {
     "mlp": (lambda seed: mlp(49, width=12, seed=seed, dtype=torch.float64), 7),
     "no hidden layer": (lambda seed: mlp(49, depth=0, seed=seed, dtype=torch.float64), 7),
     "lenet 8": (lambda seed: lenet(8, seed=seed, dtype=torch.float64), 8),
     "lenet 28": (lambda seed: lenet(28, seed=seed, dtype=torch.float64), 28),
+    "odd": (odd, 7),
 }
 
 
@@ -103,6 +115,10 @@ def test_a_stack_can_be_differentiated_by_torch():
         nn.Conv2d(2, 2, 3, groups=2),
         nn.AvgPool2d(3),
         nn.AvgPool2d(2, stride=1),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.AvgPool2d(2, divisor_override=1),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 3)),
+        nn.Sequential(nn.Tanh()),
         nn.Flatten(0),
         nn.BatchNorm2d(1),
     ],
@@ -111,6 +127,26 @@ def test_a_stack_can_be_differentiated_by_torch():
 def test_layers_with_other_formulas_are_refused(layer):
     with pytest.raises(BadInput, match=r"^network: expected layers among .*, got 1 = .*; train such a module"):
         stacked([nn.Sequential(nn.Flatten(), layer)])
+
+
+def test_a_parameter_in_two_layers_is_refused():
+    layer, tied = nn.Linear(4, 4), nn.Linear(4, 4)
+    tied.weight = layer.weight
+    for again in (layer, tied):
+        with pytest.raises(
+            BadInput, match=r"^network: expected each parameter in one layer, got 2 = Linear.* with that"
+        ):
+            stacked([nn.Sequential(layer, nn.Tanh(), again)])
+
+
+def test_what_is_no_plain_sequence_of_layers_is_refused():
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    for module in (Residual(nn.Linear(4, 4)), nn.Linear(4, 4)):
+        with pytest.raises(BadInput, match=rf"^network: expected a torch.nn.Sequential, got {type(module).__name__};"):
+            stacked([module])
 
 
 def test_unknown_networks_and_sizes_are_named():

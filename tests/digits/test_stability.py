@@ -97,6 +97,14 @@ def test_alike_and_lead_are_defined_by_logs():
     assert float(rankings.lead(matrix, 4, best)) > 0 or matrix[4, 9] > matrix[4, best]
 
 
+def test_a_factor_on_a_kernel_is_no_change_of_shape():
+    rng = np.random.default_rng(6)
+    k, other = rng.normal(size=(5, 3, 2, 3)), ~np.eye(5, 2, dtype=bool)
+    total, shape = rankings.apart(np.stack([k, 3.0 * k, -k]), other)
+    assert total[0, 1] == pytest.approx(2.0 / 3.0**0.5)
+    np.testing.assert_allclose(shape, [[0.0, 0.0, 2.0], [0.0, 0.0, 2.0], [2.0, 2.0, 0.0]], atol=1e-7)
+
+
 def test_partners_leave_out_the_class_itself():
     matrix = np.random.default_rng(5).random((3, 10, 10)) + 2 * np.eye(10)
     found = rankings.partners(matrix)
@@ -128,7 +136,14 @@ def test_taught_digits_are_trained_ones_observers_are_held_out(seen):
             assert data.labels[found.trained.index[s]][at].tolist().count(c) >= 1
             held = (data.test_images.flatten(1) == new[c]).all(1).nonzero()[:, 0]
             assert data.test_labels[held].tolist().count(c) >= 1
-    assert not torch.equal(images[0], images[1])
+
+
+def test_seeds_pick_different_images_out_of_the_same_ones():
+    data = digits.embedded()
+    images, _ = couplings_of.pictures(data, np.tile(np.arange(len(data.labels)), (2, 1)), SEEDS, 2)
+    for half in (images[:, :20], images[:, 20:]):
+        same = [int((half[0, i] == half[1]).flatten(1).all(1).sum()) for i in range(20)]
+        assert sum(same) < 5, same  # of 36 or more a class two each: about one of 20 in common by chance
 
 
 def test_first_order_is_that_of_influence_and_one_update_is_the_real_one(seen):
@@ -238,9 +253,13 @@ def test_change_is_of_the_kernels_themselves(seen):
 
     for i in range(6):
         want = size(kernels[i] - kernels[-1]) / np.sqrt(size(kernels[i]) * size(kernels[-1]))
-        assert found.columns["eval_change_last"][0, i] == pytest.approx(want, rel=1e-4, abs=1e-9), i
-    half = found.columns["eval_change_last"][0, 3]
-    path = [found.columns[f"eval_{name}"][0] for name in ("change_first", "rank_first_seen")]
+        assert found.columns["eval_change_last"][0, i] == pytest.approx(want, rel=1e-4, abs=1e-6), i
+        of_size = [k / size(k) for k in (kernels[i], kernels[-1])]
+        assert found.columns["eval_shape_last"][0, i] == pytest.approx(
+            size(of_size[0] - of_size[1]), rel=1e-4, abs=1e-7
+        )
+    half = found.columns["eval_shape_last"][0, 3]
+    path = [found.columns[f"eval_{name}"][0] for name in ("shape_first", "rank_first_seen")]
     want = rankings.at_equal_change(*path, half)
     np.testing.assert_equal(found.columns["eval_rank_matched_seen"][0], [np.nan] * 5 + [want])
 

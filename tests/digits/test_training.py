@@ -10,7 +10,7 @@ from torch import nn
 from toyld import digits
 from toyld.checked import BadInput
 from toyld.digits import Recipe, ensemble, training
-from toyld.digits.networks import make
+from toyld.digits.networks import make, mlp
 
 SMALL = Recipe(lr=0.05, images=150, epochs=3)
 SEEDS = (1005, 1000, 1007)
@@ -165,6 +165,14 @@ BAD = {
         lambda small: digits.train(small, seeds=[1000], recipe=SMALL, labels=torch.full((150,), 10)),
         r"^labels: expected 0 to 9, got 10",
     ),
+    "five logits": (
+        lambda small: digits.train(small, seeds=[1000], recipe=SMALL, network=lambda seed: mlp(64, classes=5)),
+        r"^network: expected logits \(1, 1, 10\) of an image of 8×8 pixels, got \(1, 1, 5\);",
+    ),
+    "layers for other images": (
+        lambda small: digits.train(small, seeds=[1000], recipe=SMALL, network=lambda seed: mlp(49)),
+        r"^network: expected logits \(1, 1, 10\) of an image of 8×8 pixels, got [^(].*; change its layers",
+    ),
     "parameters of another network": (
         lambda small: digits.train(small, seeds=[1000], recipe=SMALL, start={"head.bias": torch.zeros(1, 10)}),
         r"^start: expected parameters hidden1.weight \(1, 128, 64\), ",
@@ -191,12 +199,15 @@ def test_what_cannot_be_trained_is_refused_in_one_line(small, what):
 def test_the_embedded_digits_are_learned(small, network, epochs, bar):
     # Eight seeds from 1000 on gave 97.2-98.3 % and 95.5-97.8 %; of 355 images one is .3 %.
     recipe = Recipe(lr=0.1, images=None, epochs=epochs)
-    found = digits.train(small, network=network, seeds=[1000, 1001], recipe=recipe)
+    found = digits.train(small, network=network, seeds=[1000], recipe=recipe)
     assert (found.accuracy() > bar).all()
     assert found.losses[-1].mean() < 0.1 * found.losses[0].mean()
 
 
-@pytest.mark.parametrize(("network", "images", "epochs", "bar"), [("mlp", 3000, 5, 0.89), ("lenet", 2000, 4, 0.87)])
+@pytest.mark.parametrize(
+    ("network", "images", "epochs", "bar"),
+    [("mlp", 3000, 5, 0.89), pytest.param("lenet", 2000, 4, 0.87, marks=pytest.mark.slow)],
+)
 def test_a_few_thousand_images_of_mnist_teach_most(real, network, images, epochs, bar):
     # Four seeds from 1000 on gave 91.6-91.9 % and 89.4-90.0 %.
     found = digits.train(real, network=network, seeds=[1000], recipe=Recipe(lr=0.05, images=images, epochs=epochs))

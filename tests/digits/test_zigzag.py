@@ -9,6 +9,7 @@ import torch
 
 from toyld import influence
 from toyld.digits import Recipe, picked, train
+from toyld.digits.data import flipped
 from toyld.digits.experiments import _soft, zigzag
 from toyld.digits.networks import mlp
 
@@ -163,14 +164,19 @@ def test_what_first_order_foretells_of_the_others_is_what_happens_where_steps_ar
     np.testing.assert_allclose(foretold, happened, rtol=0.02)
 
 
-def test_one_half_of_the_held_out_images_chooses_and_the_other_tells(found):
-    heldout = torch.zeros(len(zigzag.MARKS), 2, 40, dtype=torch.bool)
-    heldout[3, 0, ::2] = True  # the choosing half says: mark 3 for the first seed
-    heldout[3, 0, 1:9:2] = True  # of the other half, 4 of 20 are right there
-    heldout[5, 0, 1::2] = True  # what it must not look at
-    heldout[7, 1, ::2] = heldout[7, 1, 1::2] = True
-    out = zigzag._students(found, SETTING, heldout)
-    np.testing.assert_allclose(out["accuracy_stopped"], [0.2, 1.0])
+def test_one_half_of_the_held_out_images_chooses_by_noisy_labels_and_the_other_tells_by_true_ones(found):
+    true = found.trained.data.test_labels
+    noisy = np.stack([flipped(true[::2].numpy(), SETTING.share, seed=seed + zigzag.OTHER) for seed in SEEDS])
+    answers = (true + 1).remainder(10).expand(len(zigzag.MARKS), 2, -1).clone()  # all wrong
+    answers[3, 0, ::2] = torch.from_numpy(noisy[0])  # the choosing half says: mark 3 for the first seed
+    answers[5, 0, ::2] = true[::2]  # it must not know the truth
+    answers[3, 0, 1:9:2] = true[1:9:2]  # of the other half, four are right there
+    answers[5, 0, 1::2] = true[1::2]  # what it must not look at
+    answers[7, 1] = true
+    answers[7, 1, ::2] = torch.from_numpy(noisy[1])
+    out = zigzag._students(found, SETTING, answers)
+    assert (noisy != true[::2].numpy()).mean(1) == pytest.approx([0.25, 0.25], abs=0.01)
+    np.testing.assert_allclose(out["accuracy_stopped"], [4 / len(true[1::2]), 1.0])
     np.testing.assert_allclose(out["accuracy_given"], 0.0)
 
 

@@ -39,6 +39,7 @@ def test_the_benchmark_prints_one_line_a_comparison_and_the_results_agree(benchm
     assert {f"{line['benchmark']}/{line['against']}" for line in lines} == {
         "predict/tutorial-jacobian",
         "predict/tutorial-ntvp",
+        "predict/torch-jvp",
         "kernel/tutorial-jacobian",
     }
     assert "predict/jax: left out" in printed.err

@@ -1,5 +1,7 @@
 """Bad input gets one clear line: expected, got, what to do."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -23,7 +25,127 @@ class Returns(nn.Module):
         return self.make(self.net(x))
 
 
+class Own(torch.optim.SGD):
+    """An optimiser whose step is not torch's."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        return super().step(closure)
+
+
+class Cube(torch.autograd.Function):
+    """An operation without forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(nn.Linear(2, 2))
+
+
+def seen(net):
+    """The first-order change of one update, by forward mode."""
+    model = Model(net)
+    return influence.predict(model, update(model, teach(X + 1.0, Y), lr=0.1), X + 1.0)
+
+
+def later(change, use=lambda model, step: influence.predict(model, step, X)):
+    """What a model does whose module was changed after it was made."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3)).eval()
+    model = Model(net)
+    step = update(model, teach(X + 1.0, Y), lr=0.1)
+    change(net)
+    return use(model, step)
+
+
+def with_advantages(name, advantages):
+    sides = {"chosen": (X, Y), "rejected": (X, 2 - Y)}
+    return influence.from_objective(name, **sides, reference=NET, old=NET, advantages=advantages)
+
+
 CASES = {
+    "script": (lambda: Model(scripted()), "RecursiveScriptModule '', which is compiled; pass"),
+    "rescaling": (
+        lambda: Model(nn.Sequential(nn.Embedding(3, 2, max_norm=1.0), nn.Linear(2, 2))),
+        "stand still, got Embedding '0' with max_norm",
+    ),
+    "scaled gradients": (
+        lambda: Model(nn.EmbeddingBag(3, 2, scale_grad_by_freq=True)),
+        "derivatives, got EmbeddingBag '' with scale_grad_by_freq",
+    ),
+    "batch statistics": (
+        lambda: Model(nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.Linear(2, 2)).eval()),
+        "got BatchNorm1d '0' without running statistics",
+    ),
+    "attention's dropout": (
+        lambda: Model(nn.MultiheadAttention(2, 1, dropout=0.1)),
+        "got MultiheadAttention '' in training mode, which makes them random",
+    ),
+    "recurrent dropout": (lambda: Model(nn.LSTM(2, 2, 2, dropout=0.1)), "got LSTM '' in training mode"),
+    "random slopes": (lambda: Model(nn.Sequential(nn.Linear(2, 2), nn.RReLU())), "got RReLU '1' in training mode"),
+    "functional dropout": (
+        lambda: Model(Returns(nn.functional.dropout))(X),
+        "logits that repeat, got others from the same inputs in training mode; call module.eval",
+    ),
+    "trained since": (lambda: later(nn.Module.train), "got Dropout '1' in training mode"),
+    "a parameter replaced since": (
+        lambda: later(lambda net: setattr(net[2], "bias", nn.Parameter(torch.zeros(3)))),
+        "the parameters it had, got 2.bias replaced since; make a new Model",
+    ),
+    "a state assigned since": (
+        lambda: later(lambda net: net.load_state_dict(net.state_dict(), assign=True)),
+        "got 0.weight replaced since",
+    ),
+    "parametrized since": (
+        lambda: later(lambda net: nn.utils.parametrizations.orthogonal(net[0])),
+        "got 0.weight replaced since",
+    ),
+    "a layer replaced since, at other parameters": (
+        lambda: later(lambda net: net.__setitem__(2, nn.Linear(8, 3)), lambda model, step: model.at({}, X)),
+        "the layers it had, got 2 replaced since",
+    ),
+    "a layer replaced since": (
+        lambda: later(lambda net: net.__setitem__(2, nn.Linear(8, 3))),
+        "the layers it had, got 2 replaced since; make a new Model",
+    ),
+    "no forward mode": (lambda: seen(Returns(Cube.apply)), "with forward mode, got .*jvp.*mode='difference'"),
+    "a derivative lost": (
+        lambda: seen(Returns(lambda z: torch.autograd.forward_ad.unpack_dual(z).primal)),
+        "a derivative along net.0.weight, got none in forward mode.*mode='difference'",
+    ),
+    "inference mode": (
+        lambda: torch.inference_mode()(lambda: update(Model(NET), teach(X, Y), lr=0.1))(),
+        "drop no_grad, inference_mode and detach",
+    ),
+    "an optimiser's own step": (
+        lambda: update(Model(NET), teach(X, Y), optimizer=Own(NET.parameters(), lr=0.1)),
+        "torch's own step, got Own, which has another; use lr=",
+    ),
+    "an advantage of no side": (
+        lambda: with_advantages("ppo", {"typo": torch.ones(2)}),
+        "advantages: expected sides among chosen, rejected, got 'typo'",
+    ),
+    "an advantage unread": (
+        lambda: with_advantages("dpo", {"chosen": torch.ones(2)}),
+        "advantages: expected none, got some for dpo, which does not read them; drop them",
+    ),
+    "an advantage overridden": (
+        lambda: with_advantages("grpo", {"chosen": torch.zeros(2), "rejected": torch.ones(2)}),
+        "got some for grpo",
+    ),
+    "an advantage of a target": (
+        lambda: influence.from_objective("bs-t", rejected=(X, Y), advantages={"rejected": torch.ones(2)}),
+        "advantages: expected none",
+    ),
     "not a module": (lambda: Model(lambda x: x), "expected a torch.nn.Module, got function"),
     "nothing trains": (
         lambda: Model(nn.Linear(2, 2).requires_grad_(False)),

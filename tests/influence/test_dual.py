@@ -1,6 +1,9 @@
 """The rule for bilinear layers is torch's own derivative, and oneDNN's products are torch's."""
 
+import copy
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -60,9 +63,9 @@ def test_large_products_in_float32_are_torchs_to_rounding(there, monkeypatch):
         pytest.skip("this torch is built without oneDNN")
     assert x.numel() * len(w) >= dual.LARGE
     want = functional.linear(x.double(), w.double(), b.double())
-    error = (dual._linear(x, w, b).double() - want).abs().max()
+    error = (dual.linear(x, w, b).double() - want).abs().max()
     assert error < 256 * torch.finfo(torch.float32).eps * want.abs().max()
-    assert torch.equal(dual._linear(x[:0], w, b), x.new_zeros(0, 128))
+    assert torch.equal(dual.linear(x[:0], w, b), x.new_zeros(0, 128))
 
 
 def test_oneDNN_is_asked_for_large_float32_products_alone(monkeypatch):
@@ -70,7 +73,7 @@ def test_oneDNN_is_asked_for_large_float32_products_alone(monkeypatch):
     fast = lambda x, w, *rest: asked.append(x.dtype) or x @ w.T  # noqa: E731
     monkeypatch.setattr(dual, "_onednn", lambda: fast)
     for dtype, rows in ((torch.float32, 64), (torch.float32, 2), (torch.float64, 64), (torch.bfloat16, 64)):
-        dual._linear(rand(rows, 256).to(dtype), rand(128, 256).to(dtype), None)
+        dual.linear(rand(rows, 256).to(dtype), rand(128, 256).to(dtype), None)
     assert asked == [torch.float32]
 
 
@@ -120,6 +123,8 @@ def test_plain_attention_leaves_the_settings_as_they_were():
     try:
         with plain_attention():
             assert (sdp.math_sdp_enabled(), sdp.flash_sdp_enabled()) == (True, False)
+            assert not torch.backends.mha.get_fastpath_enabled()
+        assert torch.backends.mha.get_fastpath_enabled()
         assert (sdp.flash_sdp_enabled(), sdp.mem_efficient_sdp_enabled()) == (True, False)
     finally:
         sdp.enable_mem_efficient_sdp(True)
@@ -160,3 +165,87 @@ def test_a_prediction_leaves_the_gradient_alone_where_it_is_the_tangent():
     want = torch.tensor([-0.125, 0.375, -0.125, -0.125]).expand(3, 4)  # η (e_y − π), centred already
     for _ in range(2):
         torch.testing.assert_close(influence.predict(model, step, torch.zeros(3, 1)), want)
+
+
+def tanh_net():
+    return nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 4)).double()
+
+
+def test_threads_see_their_own_parameters_and_leave_the_modules():
+    net, x = tanh_net(), rand(5, 7)
+    model, before = Model(net), [id(p) for p in net.parameters()]
+    step = influence.update(model, influence.teach(x[:1], torch.tensor([2])), lr=0.1)
+    ways = (influence.predict, influence.actual, influence.safe_step)
+    want = [way(model, step, x) for way in ways]
+    net[1].register_forward_hook(lambda *_: time.sleep(1e-4))  # lets the others in, with the module half-way
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda k: ways[k % 3](model, step, x), range(60)))
+    assert all(torch.equal(change, want[k % 3]) for k, change in enumerate(found))
+    assert [id(p) for p in net.parameters()] == before
+
+
+@pytest.mark.parametrize("load", ["vector", "data", "state"])
+def test_a_model_follows_its_module_to_other_storage(load):
+    net, other, x = tanh_net(), tanh_net(), rand(5, 7)
+    model, lesson = Model(net), influence.teach(x[:1], torch.tensor([2]))
+    influence.predict(model, influence.update(model, lesson, lr=0.1), x)
+    if load == "vector":
+        nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(other.parameters()), net.parameters())
+    elif load == "data":
+        for p, q in zip(net.parameters(), other.parameters(), strict=True):
+            p.data = q.data.clone()
+    else:
+        net.load_state_dict(other.state_dict())
+    for way in (influence.predict, influence.actual):
+        mine, right = (way(m, influence.update(m, lesson, lr=0.1), x) for m in (model, Model(other)))
+        torch.testing.assert_close(mine, right, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("how", ["module", "method", "layer"])
+def test_a_compiled_module_keeps_its_derivative(how):
+    net, x = tanh_net(), rand(5, 7)
+    done = copy.deepcopy(net)
+    if how == "module":
+        done = torch.compile(done, backend="aot_eager")
+    elif how == "method":
+        done.compile(backend="aot_eager")
+    else:
+        done[0].compile(backend="aot_eager")
+    model, lesson = Model(done), influence.teach(x[:1], torch.tensor([2]))
+    assert list(model.theta) == [name for name, _ in net.named_parameters()]
+    for way in (influence.predict, influence.actual):
+        mine, right = (way(m, influence.update(m, lesson, lr=0.1), x) for m in (model, Model(net)))
+        assert right.abs().max() > 1e-3
+        torch.testing.assert_close(mine, right, rtol=0, atol=1e-12)
+
+
+def test_what_the_logits_do_not_depend_on_changes_nothing():
+    net, x = tanh_net(), rand(5, 7)
+    net.unused = nn.Parameter(x[0].clone())
+    net.forward = lambda x: net[2](net[1](net[0](x)))
+    assert torch.equal(Model(net).tangent(x, {"unused": x[1]})[1], torch.zeros(5, 4, dtype=torch.float64))
+
+
+def test_oneDNN_is_left_where_it_errs_or_is_switched_off(monkeypatch):
+    x, w = rand(64, 256).float(), rand(128, 256).float()
+    if dual._onednn() is None:
+        pytest.skip("this torch is built without oneDNN")
+    asked = []
+    fast = lambda x, w, *rest: asked.append(x) or x @ w.T  # noqa: E731
+    with monkeypatch.context() as here:
+        here.setattr(dual, "_onednn", lambda: fast)
+        here.setattr(torch.backends.mkldnn, "enabled", False)
+        dual.linear(x, w, None)
+        assert not asked
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dual.linear(x, w, None).dtype == torch.bfloat16
+
+    class Errs:
+        _linear_pointwise = staticmethod(lambda x, w, b, *rest: functional.linear(x, w, b) + 1.0)
+
+    class Gone:
+        pass
+
+    for other in (Errs, Gone):
+        monkeypatch.setattr(torch.ops, "mkldnn", other)
+        assert dual._onednn.__wrapped__() is None

@@ -3,6 +3,8 @@
 import functools
 import importlib
 import importlib.util
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 
 from toyld.checked import BadInput
-from toyld.influence import Model, blocks, jacobian, kernel, teach, update
+from toyld.influence import Model, blocks, estimated, frobenius, jacobian, kernel, teach, update
 
 _spec = importlib.util.spec_from_file_location("influence_networks", Path(__file__).parent / "networks.py")
 networks = importlib.util.module_from_spec(_spec)
@@ -133,6 +135,11 @@ def _share(first, second, name):
     return second
 
 
+def _normalised(layer):
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        return nn.utils.weight_norm(layer)
+
+
 def _two(m, x):
     return m.b(torch.tanh(m.a(x)))
 
@@ -175,6 +182,15 @@ STRANGE = {
     "a parameter without use": (lambda: Does(lambda m, x: m.b(x), a=nn.Linear(7, 7), b=nn.Linear(7, V)), (7,), set()),
     "normalised weights": (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(7, 6)), nn.Tanh(),
                            nn.Linear(6, V)), (7,), {f"0.parametrizations.weight.original{i}" for i in (0, 1)}),
+    "weights normalised before every call": (lambda: nn.Sequential(_normalised(nn.Linear(7, 6)), nn.Tanh(),
+                                             nn.Linear(6, V)), (7,), {"0.weight_g", "0.weight_v"}),
+    "a layer used without a call": (lambda: Does(lambda m, x: nn.functional.linear(x, m.a.weight, m.a.bias),
+                                    a=nn.Linear(7, V)), (7,), {"a.weight", "a.bias"}),
+    "sparse gradients": (lambda: Does(lambda m, x: m.head(torch.tanh(m.words(x))),
+                         words=nn.Embedding(V, 6, sparse=True), head=nn.Linear(6, V)), None, set()),
+    "sparse gradients of a weight with two uses": (
+        lambda: Does(lambda m, x: m.head(torch.tanh(m.words(x))) * m.words.weight[0, 0],
+                     words=nn.Embedding(V, 6, sparse=True), head=nn.Linear(6, V)), None, {"words.weight"}),
 }  # fmt: skip
 
 
@@ -189,14 +205,105 @@ def test_no_use_of_a_parameter_is_overlooked(name, monkeypatch):
     if name == "padding":
         x[:, 0] = 0
     seen = beyond(monkeypatch)
-    assert_kernel(kernel(Model(net), x[:2], x[1:]), rows(net, x[:2]), rows(net, x[1:]))
+    found = kernel(Model(net), x[:2], x[1:])
+    for layer in net.modules():
+        if isinstance(layer, nn.Embedding):
+            layer.sparse = False  # torch's functional Jacobian cannot do with them
+    assert_kernel(found, rows(net, x[:2]), rows(net, x[1:]))
     assert seen == hidden
 
 
-def test_inputs_that_see_each_other_are_taken_one_by_one():
-    net, observed, taught, _ = network("mlp")
-    mixed = Does(lambda m, x: m.net(x) + (0.1 * m.net(x).sum(0, keepdim=True) if len(x) > 1 else 0.0), net=net)
-    assert_kernel(kernel(Model(mixed), observed, taught), rows(mixed, observed), rows(mixed, taught))
+def _later(m, x):  # the second of three inputs sees the first
+    h = m.a(x)
+    return m.b(torch.tanh(torch.cat([h[:1], h[1:2] + h[:1], h[2:]])))
+
+
+MIXED = {
+    "their mean": (lambda m, x: m.b(torch.tanh(m.a(x) - m.a(x).mean(0))), "a change of .* beside"),
+    "attention": (lambda m, x: m.b(torch.softmax(m.a(x) @ m.a(x).T, -1) @ x), "a change of .* beside"),
+    "a mean without gradient": (lambda m, x: m.b(m.a(x) - m.a(x).mean(0).detach()), "a change of .* beside"),
+    "one of three": (_later, "a change of .* beside"),
+    "statistics": (lambda m, x: m.b(nn.functional.batch_norm(m.a(x), None, None, training=True)), "statistics of the"),
+    "all in one": (
+        lambda m, x: m.b(m.a(x)).unsqueeze(1).expand(-1, len(x), -1),
+        r"got shape \(1, 3, 5\) beside \(1, 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("call", [kernel, frobenius, estimated])
+@pytest.mark.parametrize("how", sorted(MIXED))
+def test_inputs_that_see_each_other_are_refused(how, call):
+    does, line = MIXED[how]
+    torch.manual_seed(0)
+    net = Does(does, a=nn.Linear(7, 7), b=nn.Linear(7, V))
+    model = Model(net.double().eval(), parameters=["a.*", "b.*"])
+    x = torch.randn(3, 7, dtype=torch.float64)
+    with pytest.raises(BadInput, match="inputs see each other: expected logits of one input .*" + line) as caught:
+        call(model, x, x)
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_layers_may_not_mix_inputs_either():
+    net = Does(MIXED["their mean"][0], a=nn.Linear(7, 7).requires_grad_(False), b=nn.Linear(7, V)).double()
+    x = torch.randn(3, 7, dtype=torch.float64)
+    with pytest.raises(BadInput, match="inputs see each other"):
+        kernel(Model(net), x[:1], x[1:])
+    assert estimated(Model(net), x[:1], x[1:2], projections=2).value.isfinite().all()  # each by itself
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_hidden_use_is_noticed_where_it_is_above_rounding(dtype, monkeypatch):
+    """z = (1 + h) W x, h of it where no layer shows: h is the error relative to the sum of the terms' sizes."""
+    torch.manual_seed(0)
+    x, layer, seen = torch.randn(1, 7, dtype=dtype), nn.Linear(7, V, bias=False).to(dtype), beyond(monkeypatch)
+    for h, noticed in ((128.0, set()), (512.0, {"a.weight"})):
+        part = h * torch.finfo(dtype).eps
+        net = Does(lambda m, x, part=part: m.a(x) + part * nn.functional.linear(x, m.a.weight), a=layer)
+        found = kernel(Model(net), x, x)[0, 0, 0, 0]
+        assert seen == noticed
+        assert float(found) == pytest.approx(float(x @ x.T), rel=600 * 2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_overlooks_no_use_either(dtype):
+    torch.manual_seed(0)
+    hidden = Does(lambda m, x: m.a(x) + nn.functional.linear(torch.tanh(3 * x), m.a.weight), a=nn.Linear(6, V))
+    apart = Does(_two, a=nn.Linear(6, 6), b=nn.Linear(6, V))
+    x = torch.randn(3, 6).to(dtype)
+    for net in (hidden.to(dtype), apart.to(dtype)):
+        found = kernel(Model(net), x, x).double()
+        net.double()
+        left = rows(net, x.double())
+        want = sum(j @ j.T for j in left.values()).reshape(found.shape)
+        assert (found - want).abs().max() < 8 * torch.finfo(dtype).eps * want.abs().max()  # some roundings in a row
+
+
+def test_room_counts_what_no_layer_shows():
+    """Rows of the Jacobian are as large as the parameter, of a layer that is never called as of any other."""
+    torch.manual_seed(0)
+    net = Does(_attend, attend=nn.MultiheadAttention(16, 2, batch_first=True), head=nn.Linear(16, V)).double()
+    model, x = Model(net), torch.randn(2, 4, 16, dtype=torch.float64)
+    logits, numbers = recording.footprint(model, x)
+    made = recording.factors(model, x)
+    held = sum(r[0].numel() for r in made.rows.values())
+    held += sum(o.moving[0].numel() + o.fixed[0].numel() for o in made.outers.values())
+    assert logits == V
+    assert abs(numbers - held) <= 1  # the head's column of ones
+    out = Model(net, parameters="attend.out_proj.*")
+    assert recording.footprint(out, x)[1] == V * sum(t.numel() for t in out.theta.values())
+    assert kernel(out, x, x).shape == (2, V, 2, V)
+
+
+def test_a_recording_does_not_hear_other_threads():
+    torch.manual_seed(0)
+    net = Does(_two, a=nn.Linear(7, 7), b=nn.Linear(7, V)).double()
+    x, model = torch.randn(3, 7, dtype=torch.float64), Model(net)
+    want = kernel(model, x, x)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: kernel(model, x, x), range(24)))
+    assert all(torch.equal(k, want) for k in found)
+    assert not net.a._forward_hooks
 
 
 def test_observers_may_be_longer_than_what_is_taught():

@@ -175,3 +175,83 @@ def test_a_finite_difference_predicts_where_forward_mode_cannot():
     exact, rough = (influence.predict(model, step, observed, mode=m) for m in ("forward", "difference"))
     error = float((exact - rough).abs().max() / exact.abs().max())
     assert 1e-12 < error < 1e-3
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_rate_of_nought_gives_blocks_all_the_same(kind):
+    net, observed, taught, labels = network("mlp")
+    for rates in ((0.0, 0.0), (0.0, 0.1)):  # a schedule's first step, and with a group that has begun
+        groups = [{"params": net[:1].parameters(), "lr": rates[0]}, {"params": net[1:].parameters(), "lr": rates[1]}]
+        model = Model(net)
+        step = influence.update(model, influence.teach(taught, labels), optimizer=kind(groups, lr=0.1))
+        found, predicted = influence.blocks(model, step, observed), influence.predict(model, step, observed)
+        assert bool(predicted.any()) == (rates[1] > 0.0)
+        torch.testing.assert_close(found.change, predicted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_what_the_loss_does_not_reach_stays_as_it_does_in_torch(name):
+    net, _, taught, labels = network("mlp")
+    net.beside = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    net.forward = lambda x: nn.Sequential.forward(net[:], x)
+    optimizer = OPTIMIZERS[name](list(net.parameters()))
+    model, lesson = Model(net), influence.teach(taught, labels)
+    step = influence.update(model, lesson, optimizer=optimizer)
+    told = {n: p.detach() + step.displacement[n] for n, p in net.named_parameters()}
+    lesson.value(net(taught)).backward()
+    optimizer.step()
+    assert torch.equal(told["beside"], torch.ones(3, dtype=torch.float64))
+    for n, p in net.named_parameters():
+        torch.testing.assert_close(told[n], p.detach(), rtol=0, atol=1e-12)
+
+
+def test_sparse_gradients_are_those_of_dense_ones():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Embedding(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    sparse, tokens, labels = copy.deepcopy(net), torch.tensor([[0, 1, 1], [2, 0, 4]]), torch.tensor([[0, 1, 2]] * 2)
+    sparse[0].sparse = True
+    changes = []
+    for m in (Model(net), Model(sparse)):
+        step = influence.update(m, influence.teach(tokens, labels), lr=0.1, clip=0.1)
+        changes.append((influence.predict(m, step, tokens), influence.blocks(m, step, tokens).change))
+    torch.testing.assert_close(changes[1], changes[0], rtol=0, atol=1e-14)
+    assert changes[0][0].abs().max() > 1e-3
+
+
+def test_advantages_are_one_for_chosen_and_minus_one_for_rejected():
+    net, _, taught, labels = network("mlp")
+    sides = {"chosen": (taught, labels), "rejected": (taught, (labels + 1) % networks.V)}
+    one = torch.ones(2, dtype=torch.float64)
+    z = net(torch.cat([taught, taught])).detach()
+    plain, same, turned = (
+        influence.from_objective("ppo", **sides, old=net, advantages=a).residual(z)
+        for a in (None, {"chosen": one, "rejected": -one}, {"chosen": one, "rejected": one})
+    )
+    torch.testing.assert_close(plain, same, rtol=0, atol=0)
+    torch.testing.assert_close(plain[2:], -turned[2:], rtol=0, atol=1e-14)
+    picked = plain.gather(1, torch.cat([labels, (labels + 1) % networks.V])[:, None])
+    assert (picked[:2] < 0.0).all()  # descent raises chosen …
+    assert (picked[2:] > 0.0).all()  # … and lowers rejected
+
+
+def test_the_safe_step_is_pi_over_the_spread_of_the_change_of_logits():
+    net, observed, taught, labels = network("mlp")
+    model = Model(net)
+    step = influence.update(model, influence.teach(taught, labels), lr=0.1)
+    moved = copy.deepcopy(net)
+    eps = 1e-6
+    with torch.no_grad():
+        for n, p in moved.named_parameters():
+            p.add_(eps * step.displacement[n])
+        dz = (moved(observed) - net(observed)) / eps
+    spread = dz.max(-1).values - dz.min(-1).values
+    torch.testing.assert_close(influence.safe_step(model, step, observed), torch.pi / spread, rtol=1e-4, atol=0)
+    # All logits move by 1 and one of them by 2: what moves alike is no change of π.
+    table = nn.Linear(1, 3).double()
+    up = influence.Update(
+        influence.teach(torch.ones(1, 1, dtype=torch.float64), torch.tensor([0])), 1.0,
+        {"bias": torch.tensor([-2.0, -1.0, -1.0], dtype=torch.float64)}, {"bias": 1.0}, {},
+    )  # fmt: skip
+    found = influence.safe_step(Model(table), up, torch.ones(2, 1, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.full((2,), torch.pi, dtype=torch.float64))

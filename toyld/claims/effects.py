@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from toyld.diagnosis.resample import jitter, known_mean, p_value
 from toyld.diagnosis.thresholds import DEFAULT
 
-__all__ = ["Curve", "Effect", "Part", "peaked", "ranked", "untested"]
+__all__ = ["Curve", "Effect", "Part", "never_below", "peaked", "ranked", "untested"]
 
 Floats = NDArray[np.float64]
 NAN = float("nan")
@@ -28,6 +28,7 @@ MEAN = "a mean without its examples: no interval, no verdict"
 JITTER = (
     f"jitter not known (under {DEFAULT.jitter_evaluations:g} evaluations, no several seeds): no interval, no verdict"
 )
+FLOOR = -1e4  # below every logarithm of a float
 # Student's t with (m − 2)/3 degrees of freedom is wider than the change of a curve of m evaluations of white noise over
 # its own jitter (a median of m − 2 second differences), in every tail from 5 % to 0.05 % and for every m from 8 to 137:
 # simulated, those distributions have (m − 2)/1.4 to (m − 2)/3.0. The tests simulate it again.
@@ -234,6 +235,26 @@ def ranked(parts: Sequence[Part | Floats], rank: int = 1, /) -> Effect:
     high = np.sort([m.bound(1.0, tail / (k - rank + 1)) for m in means])[rank - 1]
     p, p_below = min(1.0, rank * above[k - rank]), min(1.0, (k - rank + 1) * below[rank - 1])
     return Effect(value, float(low), float(high), n, float(p), float(p_below), kept, rank)
+
+
+def never_below(units: Sequence[Floats], /) -> Effect:
+    """What has to hold in every unit: the mean of each one's least number (unit,); where some are below 0, of those.
+
+    So no effect with a violation is above 0, or has p below 1/2. One alone has no interval: then every other unit
+    counts as 0, and the effect is tested, undecided, so that no other run decides for this one. −∞ is a violation; a
+    NaN hides none.
+
+    >>> never_below([np.array([1.0, 2.0, 3.0])]).value, never_below([np.array([1.0, -2.0, -3.0])]).value
+    (2.0, -2.5)
+    >>> never_below([np.array([1.0, -3.0, 2.0])]).value
+    -1.0
+    """
+    every = np.maximum(np.asarray(units, float), FLOOR)
+    least, bad = np.min(every, axis=0), (every < 0.0).any(0)
+    if not bad.any():
+        return ranked([least])
+    worst = np.fmin.reduce(every)
+    return ranked([np.where(bad, worst, np.nan if bad.sum() > 1 else 0.0)])
 
 
 def _bell(curve: Curve | Floats, share: int) -> Effect:

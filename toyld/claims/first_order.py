@@ -4,6 +4,9 @@ Tables of `toyld.digits.experiments.first_order`: a network each, MLP (ReLU) and
 its initialisation, after an epoch, and at the end of training. Where nothing else is said a statement is about all
 three, and its effect is the least of them. What has to be true of every network is asked of every seed: as soon as one
 breaks it, the effect is that of those which do. Thresholds are round numbers, fixed on seeds from 1000 on.
+
+A seed is a start, a draw of training images, of lessons and of observers: intervals are over these, for these two
+networks and recipes on the images of this data set. They say nothing about other images or networks.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from toyld.claims.effects import Effect, ranked
+from toyld.claims.effects import Effect, never_below, ranked
 from toyld.claims.runs import run_claim
 
-__all__ = ["ALWAYS", "END", "START", "at_stage", "first_order_claim", "least", "needs_steps", "never_below"]
+__all__ = ["ALWAYS", "END", "START", "at_stage", "first_order_claim", "least", "needs_steps"]
 
 Floats = NDArray[np.float64]
 P1 = "Ren & Sutherland 2025, §2, Proposition 1"
@@ -57,16 +60,6 @@ def at_stage(ds: xr.Dataset, name: str, stage: int, /) -> Floats:
 def least(ds: xr.Dataset, name: str, stages: Sequence[int], of: Callable[[Floats], Floats], /) -> Effect:
     """The least of the stages' means of `of` a number, units seeds."""
     return ranked([of(at_stage(ds, name, stage)) for stage in stages])
-
-
-def never_below(units: Sequence[Floats], /) -> Effect:
-    """What has to hold in every seed: the mean of each seed's least number; where some are below 0, of those alone.
-
-    >>> never_below([np.array([1.0, 2.0, 3.0])]).value, never_below([np.array([1.0, -2.0, -3.0])]).value
-    (2.0, -2.5)
-    """
-    least = np.min(units, axis=0)
-    return ranked([np.where(least < 0.0, least, np.nan) if (least < 0.0).any() else least])
 
 
 def first_order_claim(id: str, statement: str, /, **about: Any) -> Any:
@@ -110,7 +103,9 @@ def error_is_second_order_below_kinks(ds: xr.Dataset) -> Effect:
     source=f"{P1}, which asks for derivatives",
     premises=needs_steps("slope_off_above", smooth=False),
     expect="holds",
-    why="by .20 at the start and .21 after an epoch, in three quarters of the networks and more; .12 at the end",
+    why="by .20 at the start and .21 after an epoch, in three quarters of the networks and more; .12 at the end. Near "
+    "the threshold: p = .0018, which Holm makes .03 to .05, by how many other claims are undecided; 32 other seeds, "
+    "with .20 and .24, have p = .0036 and leave it undecided",
     unit="of the slope",
 )
 def kinks_break_second_order(ds: xr.Dataset) -> Effect:
@@ -195,7 +190,7 @@ def constant_keeps_with_width(ds: xr.Dataset) -> Effect:
     source=f"{P1}: O(η² ‖∇_θ z(x_u)‖²)",
     premises=needs_steps("rank_kernel"),
     expect="refuted",
-    instead="akg.gradient-norm-ranks-the-error",
+    instead="akg.gradient-norm-ranks-trained-errors",
     why="ρ = .34 and .28 at the start, −.59 (MLP) and .35 (LeNet) at the end",
     unit="(rank correlation)",
 )
@@ -206,15 +201,30 @@ def kernel_norm_ranks_the_error(ds: xr.Dataset) -> Effect:
 
 @first_order_claim(
     "gradient-norm-ranks-the-error",
-    "After training ‖∇_θ L(x_u)‖², which is ‖∇_θ z(x_u)‖² seen through the residual, ranks lessons by the error of "
-    "first order (ρ > .7).",
+    "‖∇_θ L(x_u)‖², which is ‖∇_θ z(x_u)‖² seen through the residual, ranks lessons by the error of first order "
+    "(ρ > .7).",
     source=f"{P1} with the residual kept in its bound (F13)",
     premises=needs_steps("rank_gradient"),
-    expect="holds",
-    why="ρ = .97 and .95; .63 and .69 at the start, where lessons differ little",
+    expect="open",
+    why="ρ = .97 and .95 at the end, but .63 and .69 at the start, where lessons differ little, and .42 and .41 there "
+    "in 32 other seeds",
     unit="(rank correlation)",
 )
 def gradient_norm_ranks_the_error(ds: xr.Dataset) -> Effect:
+    """Rank correlation over four lessons minus .7, at the start and the end."""
+    return least(ds, "rank_gradient", (START, END), lambda x: x - HALF)
+
+
+@first_order_claim(
+    "gradient-norm-ranks-trained-errors",
+    "After training ‖∇_θ L(x_u)‖² ranks lessons by the error of first order (ρ > .7).",
+    source=f"{P1} with the residual kept in its bound (F13)",
+    premises=needs_steps("rank_gradient"),
+    expect="holds",
+    why="ρ = .97 and .95, where ‖∇_θ z(x_u)‖² has −.59 and .35",
+    unit="(rank correlation)",
+)
+def gradient_norm_ranks_trained_errors(ds: xr.Dataset) -> Effect:
     """Rank correlation over four lessons minus .7."""
     return least(ds, "rank_gradient", (END,), lambda x: x - HALF)
 
@@ -262,24 +272,6 @@ def influence_is_not_symmetric(ds: xr.Dataset) -> Effect:
 def preconditioned_kernel(ds: xr.Dataset) -> Effect:
     """.1 − |slope − 2|, at the start and the end."""
     return ranked([0.1 - at_stage(ds, f"slope_off_{name}", stage) for name in OPTIMIZERS for stage in (START, END)])
-
-
-@first_order_claim(
-    "preconditioned-kernel-beats-the-plain-one",
-    "At a step of 10^-5.5 nats by RMSprop or Adam the error of ∇z D ∇zᵀ is a thousandth of that of the plain kernel, "
-    "or less.",
-    source=f"{P1} (P1f)",
-    premises=needs_steps(*(f"{kind}_{name}" for kind in ("own", "plain") for name in OPTIMIZERS)),
-    expect="holds",
-    why="five decades and more: some 1e-6 of the change against .2 to .3",
-    unit="decades",
-)
-def preconditioned_kernel_beats_the_plain_one(ds: xr.Dataset) -> Effect:
-    """Decades between the two relative errors minus 3, at the start and the end."""
-    pairs = [
-        [at_stage(ds, f"{kind}_{name}", s) for kind in ("plain", "own")] for name in OPTIMIZERS for s in (START, END)
-    ]
-    return ranked([np.log10(plain / own) - 3.0 for plain, own in pairs])
 
 
 @first_order_claim(
@@ -360,7 +352,8 @@ def lbk_is_loose(ds: xr.Dataset) -> Effect:
     source=f"{C2}: LBK stands in for ‖K‖ there",
     premises=needs_steps("lbk_rank"),
     expect="holds",
-    why="ρ = .90 to .99",
+    why="ρ = .90 (MLP) and .99 (LeNet) at the start, .92 and .91 at the end, in the mean over lessons and seeds; "
+    ".73 in the worst seed",
     unit="(rank correlation)",
 )
 def lbk_ranks_like_the_norm(ds: xr.Dataset) -> Effect:

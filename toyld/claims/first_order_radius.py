@@ -3,7 +3,8 @@
 Tables of `toyld.digits.experiments.first_order`: a step of gradient descent on a batch, r = η (max a − min a)/π with
 a = J d, d = −∇L, at the image that it moves most. For logits that are linear in θ the Taylor series of log π converges
 below r = 1 (`step.taylor-radius`); a network bends its logits, too. The loss *turns* at the r where it comes back to
-what it was before the step. Units are seeds, statements about all three stages.
+what it was before the step. Units are seeds, statements about all three stages; intervals are over starts, training
+images and batches of these two networks, given this data set.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from toyld.claims.effects import Effect
-from toyld.claims.first_order import ALWAYS, GHOSTS, at_stage, least, needs_steps, never_below
+from toyld.claims.effects import Effect, never_below
+from toyld.claims.first_order import ALWAYS, GHOSTS, at_stage, least, needs_steps
 from toyld.claims.first_order import first_order_claim as claim
 
 

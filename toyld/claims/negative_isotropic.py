@@ -1,6 +1,7 @@
 """Near to K ∝ I, and orders that do as well: when a network's negative step keeps the guarantees of squeezing.
 
-Notation of `toyld.claims.negative_kernels`: a = π − e_y, K a the scores, `k` = K row by row.
+Notation of `toyld.claims.negative_kernels`: a = π − e_y, K a the scores, `k` = K row by row. Near to I: near to κI, κ >
+0.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from toyld.claims.tools import at, others
 Array = Any
 
 
+KAPPA = real(0.05, 20.0)  # κ > 0: with κ < 0 the step is a positive one
 DOMINANT = Field(lambda size: PSD.width(size) + 1, lambda u, size, case: _dominant(u, size))
 
 
@@ -73,24 +75,24 @@ def diagonal_dominance_suffices(z: Array, y: Array, s: Array, k: Array) -> Margi
 @claim(
     "network.rows-and-columns-cancel",
     "K + 1cᵀ + b1ᵀ does what K does, and so does PKP, P = I − 11ᵀ/V: only K centred on both sides counts, and all of "
-    "`squeeze.*` holds with step κs where PKP = κP.",
+    "`squeeze.*` holds with step κs where PKP = κP and κ > 0 (κ < 0 is a positive step).",
     source="toyld: softmax is blind to 1, and the residual sums to 0",
     kind="identity",
-    premises=Premises({**STEP, "k": ANY, "b": reals(), "c": reals()}, sizes=SIZES),
+    premises=Premises({**STEP, "k": ANY, "b": reals(), "c": reals(), "kappa": KAPPA}, sizes=SIZES),
     proof="⟨1, a⟩ = 0 removes b1ᵀ; 1⟨c, a⟩ moves all logits alike.",
 )
-def rows_and_columns_cancel(z: Array, y: Array, s: Array, k: Array, b: Array, c: Array) -> Margin:
+def rows_and_columns_cancel(z: Array, y: Array, s: Array, k: Array, b: Array, c: Array, kappa: Array) -> Margin:
     n = z.shape[-1]
     project, add = np.eye(n) - 1.0 / n, b[:, :, None] + c[:, None, :]
     done = moved(z, scores(z, y, k), s)
     more = (square(k) + add).reshape(len(k), -1)
     centred = (project @ square(k) @ project).reshape(len(k), -1)
-    plain = (np.eye(n) + add).reshape(len(k), -1)
-    wide = 8.0 * size(z, s, more)[:, None] + 8.0 * size(z, s, k)[:, None]
+    plain = (kappa[:, None, None] * np.eye(n) + add).reshape(len(k), -1)
+    wide = 8.0 * np.sum([size(z, s, one) for one in (more, k, plain)], axis=0)[:, None]
     pairs = [
         identity(moved(z, scores(z, y, more), s), done, wide),
         identity(moved(z, scores(z, y, centred), s), done, wide),
-        identity(moved(z, scores(z, y, plain), s), sm.log_alpha(z, y, s=s), wide),
+        identity(moved(z, scores(z, y, plain), s), sm.log_alpha(z, y, s=kappa * s), wide),
     ]
     return Margin(
         np.concatenate([one.value for one in pairs], -1),
@@ -99,7 +101,7 @@ def rows_and_columns_cancel(z: Array, y: Array, s: Array, k: Array, b: Array, c:
 
 
 def _near(most: float) -> Field:
-    """K = I + E, √2 ‖E‖ ‖a‖ up to `most` times p_{y*} less the next of the others; E of any kind or the worst one."""
+    """K = κI + E, √2 ‖E‖ ‖a‖ up to `most` times |κ|(p_{y*} − p_(2)), κ the field before; E any or the worst one."""
 
     def decode(u: np.ndarray, size: int, case: Any) -> Array:
         p, a = sm.softmax(case["z"]), sm.residual(case["z"], case["y"])
@@ -112,25 +114,26 @@ def _near(most: float) -> Field:
         worst[rows, order[:, -2]], worst[rows, order[:, -1]] = unit / 2**0.5, -unit / 2**0.5
         e = np.where(u[:, :1, None] < 0.5, worst, square(anything(u[:, 2:], size, case)))
         e = e / (np.linalg.norm(e, ord=2, axis=(-2, -1)) + 1e-300)[:, None, None]
-        limit = most * u[:, 1] * room / (2**0.5 * length)
-        return (np.eye(size) + e * limit[:, None, None]).reshape(len(u), -1)
+        limit = most * u[:, 1] * np.abs(case["kappa"]) * room / (2**0.5 * length)
+        return (case["kappa"][:, None, None] * np.eye(size) + e * limit[:, None, None]).reshape(len(u), -1)
 
     return Field(lambda size: 2 + size * size, decode)
 
 
 @claim(
     "network.near-isotropic-suffices",
-    "If K = κI + E, up to rows and columns of one number, with √2 ‖E‖ ‖π − e_y‖ ≤ κ(p_{y*} − p_(2)), p_(2) the next of "
-    "the others, then y* rises at every step and gains most in log π; no larger E will do in general.",
+    "If K = κI + E, κ > 0, up to rows and columns of one number, with √2 ‖E‖ ‖π − e_y‖ ≤ κ(p_{y*} − p_(2)), p_(2) the "
+    "next of the others, then y* rises at every step and gains most in log π; no larger E will do in general.",
     source="toyld, T1 and T3 with room for error",
     kind="theorem",
-    premises=Premises({**STEP, "k": _near(1.0)}, sizes=FEW),
+    premises=Premises({**STEP, "kappa": KAPPA, "k": _near(1.0)}, sizes=FEW),
     proof="(K a)_{y*} − (K a)_j = κ(a_{y*} − a_j) + ⟨e_{y*} − e_j, E a⟩, where a_{y*} − a_j ≥ p_{y*} − p_(2) and the "
     "last is at least −√2 ‖E‖ ‖a‖: y* has the largest score (network.top-score-rises). Equality for j the next class "
-    "and E along −(e_{y*} − e_j)aᵀ: with a larger one y* has not the largest score and falls in the end.",
-    without=Without("the bound on E", Premises({**STEP, "k": _near(30.0)}, sizes=FEW)),
+    "and E along −(e_{y*} − e_j)aᵀ: with a larger one y* has not the largest score and falls in the end. With κ < 0 "
+    "and two equal favourites E = 0 meets the bound, and y* falls.",
+    without=Without("the bound on E", Premises({**STEP, "kappa": KAPPA, "k": _near(30.0)}, sizes=FEW)),
 )
-def near_isotropic_suffices(z: Array, y: Array, s: Array, k: Array) -> Margin:
+def near_isotropic_suffices(z: Array, y: Array, s: Array, kappa: Array, k: Array) -> Margin:
     done, star = moved(z, scores(z, y, k), s), sm.runner_up(z, y)
     lead = np.where(others(z, star), at(done, star)[:, None] - done, np.inf).min(-1)
     return Margin(np.stack([at(done, star), lead], axis=-1), rounding(size(z, s, k))[:, None])

@@ -1,9 +1,12 @@
 """Negative steps on single examples of networks that read digits: which guarantees hold there, and does K say so?
 
-Tables of `toyld.digits.experiments.negative`: shares over the images of a seed. Bars, fixed beforehand: *always* is
-99 % of the cases, *mostly* half, *K tells* 95 %. "The labels" are the true one, the likeliest wrong one, a wrong one
-drawn at random and the rarest; where nothing else is said, a statement is about each of them (an effect is the least of
-theirs) and about steps of all layers. Small steps have s = .01, moderate ones s = 1, in units of the closed form.
+Tables of `toyld.digits.experiments.negative`: shares over the images of a seed. Bars: *always* is 99 % of the cases,
+*mostly* half, *K tells* 95 %. Where nearly every seed has a share of 1, their mean cannot be told from such a bar by 32
+seeds; there a claim says that *most networks* (more than half of the seeds) reach the bar, an exact binomial test: 32
+of 32 are at least .89 of the networks. All seeds train on the same 1,442 images: intervals are over starts, orders of
+training and images pushed at, given these. "The labels" are the true one, the likeliest wrong one, a wrong one drawn at
+random and the rarest; where nothing else is said, a statement is about each of them (an effect is the least of theirs)
+and about steps of all layers. Small steps have s = .01, moderate ones s = 1, in units of the closed form.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from toyld.claims.counted import in_most
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.runs import run_claim
 from toyld.claims.tools import PAPER
 from toyld.diagnosis.resample import known_mean
 
-__all__ = ["needs_forgetting", "needs_pushes"]
+__all__ = ["needs_pushes", "units"]
 
 LABELS = ("true", "likely", "random", "rare")
 ALWAYS, MOSTLY, TOLD = 0.99, 0.5, 0.95
 ABOUT: dict[str, Any] = {"rungs": ("digits",), "experiment": "negative"}
-CASES, CLASSES, IMAGES = "of the cases", "of the classes", "of the images"
+CASES, CLASSES, IMAGES, NETWORKS = "of the cases", "of the classes", "of the images", "of the networks"
 
 
 def needs_pushes(
@@ -42,13 +46,6 @@ def needs_pushes(
         return None
 
     return reason
-
-
-def needs_forgetting(ds: xr.Dataset, /) -> str | None:
-    """Premises: a table of an answer that was unlearnt."""
-    return (
-        None if ds.attrs["stage"] == "forget" else f"a run of stage {ds.attrs['stage']}; the claim is about forgetting"
-    )
 
 
 def _from_start_to_end(late: xr.Dataset, initial: xr.Dataset, /) -> str | None:
@@ -70,7 +67,7 @@ def _pushes(tables: tuple[xr.Dataset, ...]) -> list[xr.Dataset]:
     return [ds for ds in tables if needs_pushes()(ds) is None]
 
 
-def _units(ds: xr.Dataset, name: str) -> np.ndarray:
+def units(ds: xr.Dataset, name: str) -> np.ndarray:
     """One number for each seed; NaN where there was no such case."""
     name = f"eval_{name}"
     return np.asarray(ds[name].isel(step=0).values, float) if name in ds else np.full(ds.sizes["seed"], np.nan)
@@ -78,22 +75,30 @@ def _units(ds: xr.Dataset, name: str) -> np.ndarray:
 
 def _above(ds: xr.Dataset, name: str, step: str, bar: float, labels: tuple[str, ...] = LABELS) -> Effect:
     """The least over labels of a share less a bar."""
-    return ranked([_units(ds, f"{name}_{label}_{step}") - bar for label in labels])
+    return ranked([units(ds, f"{name}_{label}_{step}") - bar for label in labels])
+
+
+def _most_networks(ds: xr.Dataset, name: str, step: str, bar: float) -> Effect:
+    """Share of seeds whose share is at least a bar, less half; the least over labels."""
+    return in_most([units(ds, f"{name}_{label}_{step}") for label in LABELS], bar)
 
 
 @run_claim(
     "network.label-falls",
-    "After a moderate negative step the label pushed falls, always (in 99 % of the cases, of each label).",
+    "After a moderate negative step the label pushed falls: in most networks in every case, of each label, unless it "
+    "is saturated, (1 − π_y)² < 1e-12, where the fall is not resolved.",
     source=f"{PAPER}, §3.3 guarantee 1",
     premises=needs_pushes(),
     expect="holds",
-    why="in every case of the record; to first order it must (network.penalised-falls)",
-    unit=CASES,
+    why="in every case of all 32 seeds: in at least .89 of the networks; to first order it must "
+    "(network.penalised-falls). That bounds no rate of failures: 128 successes of a label have probability .24 if .989 "
+    "of the cases succeed",
+    unit=NETWORKS,
     **ABOUT,
 )
 def label_falls(ds: xr.Dataset) -> Effect:
-    """Share of the cases in which log π_y falls, less 99 %."""
-    return _above(ds, "falls", "moderate", ALWAYS)
+    """Share of the networks in which log π_y falls in every case, less half."""
+    return _most_networks(ds, "falls", "moderate", 1.0)
 
 
 @run_claim(
@@ -111,7 +116,7 @@ def label_falls(ds: xr.Dataset) -> Effect:
 )
 def runner_up_always_rises(*tables: xr.Dataset) -> Effect:
     """Share of the cases in which log π_{y*} rises, of all labels, less 99 %: the least of networks and stages."""
-    return ranked([_units(ds, "rises_any_small") - ALWAYS for ds in _pushes(tables)])
+    return ranked([units(ds, "rises_any_small") - ALWAYS for ds in _pushes(tables)])
 
 
 @run_claim(
@@ -120,7 +125,8 @@ def runner_up_always_rises(*tables: xr.Dataset) -> Effect:
     source=f"{PAPER}, §3.3 guarantee 2, weakened",
     premises=needs_pushes(),
     expect="holds",
-    why="in .77 to 1 of the cases of each label",
+    why="in .77 to 1 of the cases of each label; on other seeds (5000 to 5031) least in LeNet before training, .78 "
+    "[.64, .96]",
     unit=CASES,
     **ABOUT,
 )
@@ -131,18 +137,18 @@ def runner_up_mostly_rises(ds: xr.Dataset) -> Effect:
 
 @run_claim(
     "network.kernel-tells-signs",
-    "K at the image pushed tells who gains and who loses by a small negative step: the sign of 95 % of the changes of "
-    "the classes other than y, of each label.",
+    "K at the image pushed tells who gains and who loses by a small negative step: in most networks the sign of 95 % "
+    "of the changes of the classes other than y, of each label.",
     source=f"{PAPER}, §2, Proposition 1",
     premises=needs_pushes(),
     expect="holds",
     why="of .991 to 1 of them",
-    unit=CLASSES,
+    unit=NETWORKS,
     **ABOUT,
 )
 def kernel_tells_signs(ds: xr.Dataset) -> Effect:
-    """Share of the changes whose sign is right to first order, less 95 %."""
-    return _above(ds, "first", "small", TOLD)
+    """Share of the networks in which 95 % of the signs are right to first order, less half."""
+    return _most_networks(ds, "first", "small", TOLD)
 
 
 @run_claim(
@@ -153,31 +159,37 @@ def kernel_tells_signs(ds: xr.Dataset) -> Effect:
     premises=needs_pushes(when=("early", "late")),
     expect="open",
     why=".998 to .999 of the signs against .96 after one pass and .985 at the end (MLP), .99 against .79 and .84 "
-    "(LeNet). At the MLP's end by .015 [.005, .024], p = .004: not sure among all tests of the rung; sure in "
-    "the other three. Before training s = 1 is large for K, too: .89 of the signs against .76 (MLP of 2×64)",
+    "(LeNet). At the MLP's end by .015 [.005, .024], p = .004: not sure among all tests of the rung; sure in the other "
+    "three. On other seeds (5000 to 5031) by .005 there. Before training s = 1 is large for K, too: .89 of the signs "
+    "against .76 (MLP of 2×64)",
     unit=CLASSES,
     **ABOUT,
 )
 def kernel_beats_isotropy(ds: xr.Dataset) -> Effect:
     """Share of right signs by K less that by K ∝ I, of all labels together."""
-    return ranked([_units(ds, "kernel_any_moderate") - _units(ds, "plain_any_moderate")])
+    return ranked([units(ds, "kernel_any_moderate") - units(ds, "plain_any_moderate")])
 
 
 @run_claim(
     "network.kernel-sees-failures",
-    "Where y* falls after a moderate step, against the guarantee, K mostly says so beforehand (K ∝ I never does).",
+    "K tells beforehand whether y* falls after a moderate step, against the guarantee: balanced accuracy over ¾, half "
+    "the way from chance to certainty (K ∝ I, which never says so, has ½).",
     source="toyld, network.score-law",
     premises=_some,
     expect="holds",
-    why="of .94 of them, a seed's mean over networks and stages; after a small step of .99 to 1",
+    why="it has .96: of the falls it tells .94, a seed's mean over networks and stages, and of the rises .98; least of "
+    "the MLP before training (.81 and .90, where s = 1 is large for K), after a small step .99 and more",
     takes="all",
-    unit=CASES,
+    unit="of balanced accuracy",
     **ABOUT,
 )
 def kernel_sees_failures(*tables: xr.Dataset) -> Effect:
-    """Share of the falls of y* that K tells, of all networks, stages and labels together, less a half."""
-    each = np.stack([_units(ds, "told_falls_any_moderate") for ds in _pushes(tables)])
-    return ranked([known_mean(each.T) - MOSTLY])
+    """(share of the falls of y* that K tells + that of the rises)/2 less ¾, each a seed's mean over tables."""
+    sides = []
+    for name in ("told_falls", "told_rises"):
+        each = np.stack([units(ds, f"{name}_any_moderate") for ds in _pushes(tables)])
+        sides.append(known_mean(each.T))
+    return ranked([(sides[0] + sides[1]) / 2.0 - (1.0 + MOSTLY) / 2.0])
 
 
 @run_claim(
@@ -187,7 +199,9 @@ def kernel_sees_failures(*tables: xr.Dataset) -> Effect:
     source=f"{PAPER}, §3.3 trend 1; T3, where it is 1",
     premises=needs_pushes(when=("late",)),
     expect="holds",
-    why="by .13 to .75 (MLP) and .26 to .29 (LeNet): a tendency, no order; before training −.08 to .29",
+    why="by .13 to .75 (MLP) and .26 to .29 (LeNet): a tendency, no order; before training −.08 to .29. It "
+    "depends on the settings: with rates of .1 and 20 (MLP) and 24 (LeNet, then .97 of the held-out "
+    "images) passes, it is .07 (p = .036) and .09 (p = .008; 16 seeds, 5000 on)",
     unit="(rank correlation)",
     **ABOUT,
 )
@@ -202,7 +216,9 @@ def rich_get_richer(ds: xr.Dataset) -> Effect:
     source="toyld, T3, where it always is",
     premises=needs_pushes(when=("late",)),
     expect="open",
-    why="MLP in .76 (true label) to .98 of the cases; LeNet in .42 to .63, of the label drawn at random .42 [.33, .53]",
+    why="MLP in .76 (true label) to .98 of the cases; LeNet in .42 to .63, of the label drawn at random .42 [.33, "
+    ".53]. Near the threshold: on other seeds (5000 to 5031) that is .35 [.28, .45], p = .0014, and the claim "
+    "conditional: sure in the MLP, refuted in LeNet",
     unit=CASES,
     **ABOUT,
 )
@@ -226,7 +242,7 @@ def runner_up_gains_most(ds: xr.Dataset) -> Effect:
 def training_squeezes(late: xr.Dataset, initial: xr.Dataset) -> Effect:
     """Share of the rest that falls, after training less before; the least of the wrong labels."""
     names = [f"losers_{label}_moderate" for label in LABELS[1:]]
-    return ranked([_units(late, name) - _units(initial, name) for name in names])
+    return ranked([units(late, name) - units(initial, name) for name in names])
 
 
 @run_claim(
@@ -243,7 +259,7 @@ def training_squeezes(late: xr.Dataset, initial: xr.Dataset) -> Effect:
 )
 def training_bends_kernel(late: xr.Dataset, initial: xr.Dataset) -> Effect:
     """Relative distance from a multiple of I after training less before."""
-    return ranked([_units(late, "apart_all") - _units(initial, "apart_all")])
+    return ranked([units(late, "apart_all") - units(initial, "apart_all")])
 
 
 @run_claim(
@@ -263,18 +279,18 @@ def favourite_spreads_mostly(ds: xr.Dataset) -> Effect:
 
 @run_claim(
     "network.kernel-tells-elsewhere",
-    "K(x_o, x_u) tells whether y* of the image pushed rises at another image: 95 % of the signs after a small step, of "
-    "each label.",
+    "K(x_o, x_u) tells whether y* of the image pushed rises at another image: in most networks 95 % of the signs after "
+    "a small step, of each label.",
     source=f"{PAPER}, §2, Proposition 1",
     premises=needs_pushes(),
     expect="holds",
     why="at .998 to 1 of the images",
-    unit=IMAGES,
+    unit=NETWORKS,
     **ABOUT,
 )
 def kernel_tells_elsewhere(ds: xr.Dataset) -> Effect:
-    """Share of the other images at which the sign of Δ log π_{y*} is as K says, less 95 %."""
-    return _above(ds, "elsewhere_told", "small", TOLD)
+    """Share of the networks in which K says the sign of Δ log π_{y*} at 95 % of the other images, less half."""
+    return _most_networks(ds, "elsewhere_told", "small", TOLD)
 
 
 @run_claim(
@@ -290,7 +306,7 @@ def kernel_tells_elsewhere(ds: xr.Dataset) -> Effect:
 )
 def own_class_follows(ds: xr.Dataset) -> Effect:
     """Share at the mate less that at the rest, of all labels together, after a moderate step."""
-    return ranked([_units(ds, "falls_mate_any_moderate") - _units(ds, "falls_rest_any_moderate")])
+    return ranked([units(ds, "falls_mate_any_moderate") - units(ds, "falls_rest_any_moderate")])
 
 
 @run_claim(
@@ -300,13 +316,14 @@ def own_class_follows(ds: xr.Dataset) -> Effect:
     source="toyld: network.favourite-spreads where ⟨h_o, h_u⟩ + 1 < 0",
     premises=needs_pushes(when=("early", "late"), network="LeNet"),
     expect="holds",
-    why=".31 against .86 after one pass, .22 against .83 at the end: at most images of class y its probability rises",
+    why=".31 against .86 after one pass, .22 against .83 at the end: at most images of class y its probability rises. "
+    "Of 24 and 23 seeds alone: those in which an image of class y looks on",
     unit=IMAGES,
     **ABOUT,
 )
 def pushed_class_resists(ds: xr.Dataset) -> Effect:
     """Share at images of third classes less that at images of class y, after a moderate step."""
-    return ranked([_units(ds, "falls_rest_rare_moderate") - _units(ds, "falls_label_rare_moderate")])
+    return ranked([units(ds, "falls_rest_rare_moderate") - units(ds, "falls_label_rare_moderate")])
 
 
 @run_claim(
@@ -317,15 +334,16 @@ def pushed_class_resists(ds: xr.Dataset) -> Effect:
     premises=_some,
     expect="open",
     instead="network.valley-mostly-calms",
-    why="it leans to no: in .93 [.91, .97] of them in LeNet at the end (p = .0025, not sure among all tests of the "
-    "rung), .98 to 1 elsewhere. K is no multiple of I (network.valley-calms-whatever-K)",
+    why="near the threshold, and leans to no: in .93 [.91, .97] of them in LeNet at the end (p = .0025, .055 among all "
+    "tests of the rung), .98 to 1 elsewhere; on other seeds (5000 to 5031) .97, p = .41. K is no multiple of I "
+    "(network.valley-calms-whatever-K)",
     takes="all",
     unit=CASES,
     **ABOUT,
 )
 def valley_always_calms(*tables: xr.Dataset) -> Effect:
     """Share of the valleys in which entropy falls, less 99 %: the least of networks and stages."""
-    return ranked([_units(ds, "calmer_valley_any_small") - ALWAYS for ds in _pushes(tables)])
+    return ranked([units(ds, "calmer_valley_any_small") - ALWAYS for ds in _pushes(tables)])
 
 
 @run_claim(
@@ -341,51 +359,3 @@ def valley_always_calms(*tables: xr.Dataset) -> Effect:
 def valley_mostly_calms(ds: xr.Dataset) -> Effect:
     """Share of the valleys in which entropy falls, of all labels together, less a half."""
     return _above(ds, "calmer_valley", "moderate", MOSTLY, ("any",))
-
-
-@run_claim(
-    "network.forgetting-feeds-runner-up",
-    "An answer unlearnt by repeated negative steps gives more than half of its mass to the y* of the start.",
-    source=f"{PAPER}, §3.3, read of a whole run",
-    premises=needs_forgetting,
-    expect="open",
-    why="sure in the MLP (after one pass and at the end) and in LeNet at the end; in LeNet after one pass, which "
-    "believes in many classes, y* gets .17 of .29",
-    unit="of probability",
-    **ABOUT,
-)
-def forgetting_feeds_runner_up(ds: xr.Dataset) -> Effect:
-    """What y* gains less half of what y loses."""
-    lost = _units(ds, "label_before") - _units(ds, "label_after")
-    return ranked([_units(ds, "star_after") - _units(ds, "star_before") - lost / 2.0])
-
-
-@run_claim(
-    "network.forgetting-feeds-runner-up-less",
-    "y* ends lower than in the closed form (K ∝ I) that unlearns the same answer from the same start as far.",
-    source="toyld: K is no multiple of I, and features change",
-    premises=needs_forgetting,
-    expect="open",
-    why="by .14 [.07, .21] in LeNet after one pass; elsewhere by .01 to .08, not sure",
-    unit="of probability",
-    **ABOUT,
-)
-def forgetting_feeds_runner_up_less(ds: xr.Dataset) -> Effect:
-    """π_{y*} of the closed form less that of the network, at the same π_y."""
-    return ranked([_units(ds, "plain_after") - _units(ds, "star_after")])
-
-
-@run_claim(
-    "network.forgetting-spreads",
-    "After an answer was unlearnt at one image, its y* stands higher at most other images.",
-    source="toyld, network.favourite-spreads",
-    premises=needs_forgetting,
-    expect="open",
-    why="at .97 to .99 of the images (MLP), at .71 (LeNet at the end); after one pass LeNet at .59 [.52, .67], "
-    "not sure (p = .016)",
-    unit=IMAGES,
-    **ABOUT,
-)
-def forgetting_spreads(ds: xr.Dataset) -> Effect:
-    """Share of the other images at which log π_{y*} ends higher, less a half."""
-    return ranked([_units(ds, "spread") - MOSTLY])

@@ -211,8 +211,10 @@ def _restore(folder: RunFolder, plan: Plan, parts: list[Ensemble], *, until: int
     for i, part in enumerate(parts):
         for what in ("flat", "memory"):
             mine, array = getattr(part, what), kept.arrays.get(f"{what}.{i}")
-            if array is None or array.shape != mine.shape:
+            if array is None or array.shape != mine.shape or array.dtype != mine.numpy().dtype:
                 fail("a state of this run", f"another at update {kept.step}", "remove it, and resume")
+            if not np.isfinite(array).all():
+                fail("a state of finite numbers", f"NaN or inf at update {kept.step}", "remove it, and resume")
             mine.copy_(torch.from_numpy(array))
         part.update = kept.step
     return kept.step

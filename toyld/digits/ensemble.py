@@ -130,6 +130,7 @@ class Ensemble:
         self.flat = torch.cat([value.flatten() for value in first.values()])
         self.memory = torch.zeros_like(self.flat)
         self.theta, self._memory = self.views(self.flat), self.views(self.memory)
+        _tried(self)
         self.update, self.losses = 0, list[torch.Tensor]()
         self._images, self._drawn = data.images.flatten(1), (-1, self.index)
 
@@ -209,6 +210,18 @@ def per_image(name: str, values: Any, shape: tuple[int, int], /) -> torch.Tensor
         msg = f"labels: expected 0 to {CLASSES - 1}, got {wrong.flatten()[0]}; weight an image by 0 to leave it out"
         raise BadInput(msg)
     return given.expand(shape)
+
+
+def _tried(some: Ensemble) -> None:
+    """Raise BadInput where the networks make no logits (S, N, classes) of an image."""
+    side, wanted = some.data.side, (len(some.seeds), 1, CLASSES)
+    try:
+        got = str(shape := tuple(some.logits(some.data.images[:1]).shape))
+    except RuntimeError as error:  # torch's word on sizes that do not fit
+        shape, got = (), str(error).partition("\n")[0]
+    if shape != wanted:
+        msg = f"network: expected logits {wanted} of an image of {side}×{side} pixels, got {got}; change its layers"
+        raise BadInput(msg)
 
 
 def _begin(modules: list[nn.Sequential], start: Mapping[str, torch.Tensor] | None) -> Mapping[str, torch.Tensor]:

@@ -7,7 +7,7 @@ are written out layer by layer, without autograd; both are torch's own to roundi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ __all__ = ["Kept", "backward", "forward", "stacked"]
 Theta = Mapping[str, torch.Tensor]
 
 
-def stacked(modules: Sequence[nn.Module], /) -> dict[str, torch.Tensor]:
+def stacked(modules: Sequence[nn.Sequential], /) -> dict[str, torch.Tensor]:
     """Parameter name → (S, …), of S modules of one architecture.
 
     Raises BadInput for a module that no stack can be made of: see `forward`.
@@ -29,11 +29,20 @@ def stacked(modules: Sequence[nn.Module], /) -> dict[str, torch.Tensor]:
     >>> stacked([mlp(4, width=3, depth=1, seed=s) for s in range(5)])["head.weight"].shape
     torch.Size([5, 10, 3])
     """
-    for name, layer in modules[0].named_children():
+    if type(modules[0]).forward is not nn.Sequential.forward:
+        msg = f"network: expected a torch.nn.Sequential, got {type(modules[0]).__name__}; train such a module by itself"
+        raise BadInput(msg)
+    met = set[nn.Parameter]()
+    for name, layer in _layers(modules[0]):
+        told = " ".join(f"{name} = {layer}".split())
         if not _fits(layer):
             known = ", ".join(kind.__name__ for kind in _FORWARD)
-            msg = f"network: expected layers among {known}, with biases, strides 1, pools 2×2, got {name} = {layer}"
+            msg = f"network: expected layers among {known}, with biases, strides 1, plain pools 2×2, got {told}"
             raise BadInput(f"{msg}; train such a module by itself")
+        if not met.isdisjoint(layer.parameters()):
+            msg = f"network: expected each parameter in one layer, got {told} with that of another; make it its own"
+            raise BadInput(msg)
+        met |= set(layer.parameters())
     columns: dict[str, list[torch.Tensor]] = {name: [] for name, _ in modules[0].named_parameters()}
     for module in modules:
         for name, parameter in module.named_parameters():
@@ -54,7 +63,7 @@ def forward(module: nn.Sequential, theta: Theta, images: torch.Tensor, /, *, kee
     """Logits (S, N, classes) of S networks with parameters theta, name → (S, …), at images (S, N, 1, H, W).
 
     module: the architecture, a Sequential of Flatten, ReLU, Tanh, AvgPool2d(2), and of Linear and Conv2d with biases
-    and strides of 1. keep: a list that takes what `backward` needs.
+    and strides of 1; no parameter in two places. keep: a list that takes what `backward` needs.
 
     >>> from toyld.digits.networks import mlp
     >>> one = mlp(4, width=3, depth=1)
@@ -63,7 +72,7 @@ def forward(module: nn.Sequential, theta: Theta, images: torch.Tensor, /, *, kee
     True
     """
     x = images
-    for name, layer in module.named_children():
+    for name, layer in _layers(module):
         y = _FORWARD[type(layer)](layer, theta.get(f"{name}.weight"), theta.get(f"{name}.bias"), x)
         if keep is not None:
             keep.append(Kept(name, layer, x, y))
@@ -86,16 +95,24 @@ def backward(
         g = _BACKWARD[type(one.layer)](one, theta.get(weight), g, into.get(weight), into.get(bias), decay, left > 0)
 
 
+def _layers(module: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
+    """Name and layer of every place; `named_children` leaves out a layer's second one."""
+    return zip(module._modules, module, strict=True)
+
+
 def _fits(layer: nn.Module) -> bool:
     """Whether the stack's formulas are those of the layer."""
+    if type(layer) not in _FORWARD:  # a subclass may do otherwise
+        return False
     if isinstance(layer, nn.Conv2d):
         plain = (layer.stride, layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
         return plain and layer.bias is not None and not isinstance(layer.padding, str)
     if isinstance(layer, nn.AvgPool2d):
-        return (layer.kernel_size, layer.stride, layer.padding) == (2, 2, 0)
+        given = layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, layer.divisor_override
+        return given == (2, 2, 0, False, None)
     if isinstance(layer, nn.Flatten):
         return (layer.start_dim, layer.end_dim) == (1, -1)
-    return type(layer) in _FORWARD and getattr(layer, "bias", 0) is not None
+    return getattr(layer, "bias", 0) is not None
 
 
 def _linear(layer: nn.Module, w: Any, b: Any, x: torch.Tensor) -> torch.Tensor:
@@ -107,7 +124,8 @@ def _conv(layer: Any, w: Any, b: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _pool(layer: nn.Module, w: Any, b: Any, x: torch.Tensor) -> torch.Tensor:
-    rows = x[..., ::2, :] + x[..., 1::2, :]
+    height, width = (size // 2 * 2 for size in x.shape[-2:])  # of an odd side the last row is left out
+    rows = x[..., :height:2, :width] + x[..., 1:height:2, :width]
     return (rows[..., ::2] + rows[..., 1::2]).mul_(0.25)
 
 
@@ -142,11 +160,12 @@ def _conv_back(one: Kept, w: Any, g: torch.Tensor, dw: Any, db: Any, decay: floa
 
 
 def _pool_back(one: Kept, w: Any, g: torch.Tensor, *_: Any) -> torch.Tensor:
-    dx = torch.empty_like(one.x)
+    dx = torch.zeros_like(one.x)
     quarter = g * 0.25
+    height, width = (2 * size for size in g.shape[-2:])
     for i in (0, 1):
         for j in (0, 1):
-            dx[..., i::2, j::2] = quarter
+            dx[..., i:height:2, j:width:2] = quarter
     return dx
 
 

@@ -1,11 +1,12 @@
 """While digits are learnt kernels grow thirty- to a hundredfold; whom a lesson reaches is settled soon after
 
-‖K_uo‖ between 8×8 digits while an MLP (32 seeds) and a LeNet (8 seeds) learn them at a constant rate, 16 epochs; u is
-taught, o held out; means and 95 % intervals over seeds, the epochs on a root scale. A: the mean norm, relative to its
-start. B: how far the kernel moves in a tenth of the run, relative to its size; from half-way to the end by .3 and .5 of
-it (`stability.kernel-moves-on`). C: rank correlation over o of ‖K_uo‖ with a tenth of the run before (full), and with
-the end (dashed); grey: .9. Late, the ranking stays (`stability.late-ranking-stays`), also within other classes and
-divided by the inputs' own sizes (`stability.ranking-is-more-than-size`); the first tenths are messier
+‖K_uo‖ between 8×8 digits while an MLP (16 seeds) and a LeNet (8 seeds) learn them at a constant rate, 16 epochs; u is
+taught, o held out; means and 95 % intervals over seeds, which share their 1,442 training images: over starts and
+orders, given these. Epochs on a root scale. A: the mean norm k, relative to its start. B: how far the kernel's shape
+moves in a tenth of the run, E‖K/k − K′/k′‖; from half-way to the end by .14 and .47 (`stability.kernel-moves-on`:
+LeNet's moves on, the MLP's mostly grows). C: rank correlation over o of ‖K_uo‖ with a tenth of the run before (full),
+and with the end (dashed); grey: .9. Late, the ranking stays (`stability.late-ranking-stays`), also within other classes
+and divided by the inputs' own sizes (`stability.ranking-is-more-than-size`); the first tenths are messier
 (`stability.early-is-messier`). Dotted: with the rankings of lessons of other classes at the same time
 (`stability.lessons-rank-differently`). D: who couples with whom in the MLP at the end: log of the mean ‖K_uo‖ of two
 classes, sizes divided out, minus the mean over the pairs of either with others. Framed, the pairs that are similar on
@@ -28,12 +29,12 @@ __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
 PAPER = "App. C.1 (relative stability of the kernel), on 8×8 digits"
 TAGS = ("digits", "kernel")
 SEED = 0  # seeds count from here
-SEEDS = {"MLP": 32, "LeNet": 8}
-SHARES = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *(k / 10 for k in range(1, 11)))
+SEEDS = {"MLP": 16, "LeNet": 8}
+SHARES = (0.0, 0.02, 0.05, *(k / 10 for k in range(1, 11)))
 COLOURS = {"MLP": RISE, "LeNet": FALL}
 READ = {
     "norm": "norm",
-    "moved": "change_before",
+    "moved": "shape_before",
     "before": "rank_before_new",
     "end": "rank_last_new",
     "relative": "rank_before_relative",
@@ -121,7 +122,7 @@ def draw(table: Mapping[str, Any]) -> Any:
         ax.set_xlabel("epoch")
     axes[0].set_ylabel("E‖K‖ relative to its start")
     axes[0].legend(loc="upper left")
-    axes[1].set_ylabel("E‖K − K′‖ relative to E‖K‖")
+    axes[1].set_ylabel("E‖K/k − K′/k′‖, k = E‖K‖")
     axes[2].set_ylabel("rank correlation")
     axes[2].set_ylim(0.0, 1.02)
     axes[2].axhline(0.9, color=QUIET, lw=0.6, zorder=0)
@@ -129,7 +130,7 @@ def draw(table: Mapping[str, Any]) -> Any:
         axes[2].plot([], [], color=INK, ls=ls, lw=1.0, label=label)
     axes[2].legend(loc="center right", bbox_to_anchor=(1.0, 0.47), title="with", title_fontsize=6.8, alignment="left")
     title(axes[0], "A", "Norms grow")
-    title(axes[1], "B", "Kernels move on")
+    title(axes[1], "B", "Their shape moves on")
     title(axes[2], "C", "Their ranking stays")
     pairs = rows(table, network="MLP", what="alike")
     grid = np.full((10, 10), np.nan)
@@ -200,7 +201,7 @@ def check(table: Mapping[str, Any]) -> None:
         require(len(mean["before"]) == 10, f"{network}: expected ten tenths, got {len(mean['before'])}")
         late, early = mean["before"][-2:].min(), mean["before"][:2].mean()
         require(late > 0.9 > early, f"{network}: expected a ranking messy early, stable late, got {early}, {late}")
-        require(mean["moved"][-1] > 0.05, f"{network}: expected the kernel to move on, got {mean['moved'][-1]:.3f}")
+        require(mean["moved"][-1] > 0.04, f"{network}: expected the kernel to move on, got {mean['moved'][-1]:.3f}")
         for what in ("relative", "others"):
             require(mean[what][-2:].min() > 0.9, f"{network}: expected .9 late of {what}, got {mean[what][-2:]}")
         require(mean["lessons"][-1] < 0.5, f"{network}: expected lessons to differ, got {mean['lessons'][-1]:.2f}")

@@ -1,16 +1,17 @@
 """A negative step in real networks: the label falls, y* mostly rises, and K says who
 
 Networks that read digits (scikit-learn's 8×8; MLP, LeNet), one step of gradient descent on log π(y|x_u) at a held-out
-image, s = 1 in units of the closed form, 32 seeds. A, B: one image of a LeNet after one pass over the data, y the
-likeliest wrong label; its classes before the step (circle) and after (triangle). Of all such images the one whose y*
-falls furthest. A, the head alone takes the step: K = (‖h‖² + 1)I, this is the closed form itself, and y* must rise
-(`squeeze.runner-up-rises`). B, all layers take it: y falls (`network.label-falls`), but so does y*, against the
-guarantee (`network.runner-up-rises`, `network.runner-up-always-rises`), because K lifts other classes more
-(`network.score-law`). C: share of the cases (four images a seed, four labels each) in which y* rises, by stage of
-training; mean and 95 % interval over seeds (`network.runner-up-mostly-rises`); gray, the head alone: always. D: all
-classes but y of LeNets after one pass, y the likeliest wrong label; what was foretold against what happened, in the
-tinted corners with the wrong sign. The network's own K hits nearly every sign (`network.kernel-tells-signs`), K ∝ I
-about three in four (`network.kernel-beats-isotropy`).
+image, s = 1 in units of the closed form, 32 seeds, all trained on the same images: intervals are over starts, orders
+and images pushed at. A, B: one image of a LeNet after one pass over the data, y the likeliest wrong label; its classes
+before the step (circle) and after (triangle). Of all such images the one whose y* falls furthest. A, the head alone
+takes the step: K = (‖h‖² + 1)I, this is the closed form itself, and y* must rise (`squeeze.runner-up-rises`). B, all
+layers take it: y falls (`network.label-falls`), but so does y*, against the guarantee (`network.runner-up-rises`,
+`network.runner-up-always-rises`), because K lifts other classes more (`network.score-law`). C: share of the cases (four
+images a seed, four labels each) in which y* rises, by stage of training; mean and 95 % interval over seeds
+(`network.runner-up-mostly-rises`); gray, the head alone: always. D: all classes but y of LeNets after one pass, y the
+likeliest wrong label; what was foretold against what happened, in the tinted corners with the wrong sign. The network's
+own K hits nearly every sign (`network.kernel-tells-signs`), K ∝ I about three in four
+(`network.kernel-beats-isotropy`).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ __all__ = ["Blocks", "blocks"]
 class Blocks:
     """A (O, …, V, V), K (O, …, V, U, …, V) with the update's D in it, G (U, …, V); drift: A J · drift, (O, …, V).
 
-    … are positions: none for a classifier, T for a sequence model.
+    … are positions: none for a classifier, T for a sequence model. lr: the update's, 1 where that is 0.
     """
 
     A: Tensor
@@ -87,9 +87,10 @@ def blocks(model: Model, step: Update, observers: Inputs, /) -> Blocks:
     z_o, z_u = model(observers), model(step.lesson.inputs)
     eye = torch.eye(z_o.shape[-1], dtype=z_o.dtype, device=z_o.device)
     normaliser = eye - torch.softmax(z_o, -1)[..., None, :]
-    metric = {name: scale / step.lr for name, scale in step.scale.items()}
+    lr = step.lr or 1.0  # a schedule that starts at 0 still moves what has a rate of its own
+    metric = {name: scale / lr for name, scale in step.scale.items()}
     found = kernel(model, observers, step.lesson.inputs, metric=metric)
     drift = torch.zeros_like(z_o)
     if step.drift:
         drift = normalised(*model.tangent(observers, step.drift))
-    return Blocks(normaliser, found, step.lesson.residual(z_u), drift, step.lr)
+    return Blocks(normaliser, found, step.lesson.residual(z_u), drift, lr)

@@ -12,6 +12,7 @@ processors whose AVX-512 MKL does not use.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,28 +22,30 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["directional"]
+__all__ = ["LOCK", "directional", "linear"]
 
 BILINEAR = {functional.linear, functional.conv1d, functional.conv2d, functional.conv3d}  # f(input, weight, bias, …)
+LOCK = threading.RLock()  # forward mode, the kinds of attention and a module's parameters are the whole process's
 LARGE = 2**20  # multiplications: oneDNN takes 10 µs to be called and saves as much here
 
 
 def directional(
     f: Callable[[dict[str, Tensor]], Tensor], at: Mapping[str, Tensor], along: Mapping[str, Tensor], /
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """(f(θ), ∂f(θ)·d) of a function of named tensors; names without a direction are held.
+
+    None for the derivative where f(θ) carries none: it does not depend on θ, or what f does loses it.
 
     >>> z, dz = directional(lambda p: p["a"] ** 2, {"a": torch.tensor(3.0)}, {"a": torch.tensor(1.0)})
     >>> float(z), float(dz)
     (9.0, 6.0)
     """
     forward_ad = _forward_mode()
-    with torch.no_grad(), forward_ad.dual_level():
+    with LOCK, torch.no_grad(), forward_ad.dual_level():
         duals = {name: forward_ad.make_dual(at[name], d) for name, d in along.items()}
         with _Bilinear():
             out = f(duals)
-        z, dz = forward_ad.unpack_dual(out)
-    return z, torch.zeros_like(z) if dz is None else dz
+        return tuple(forward_ad.unpack_dual(out))
 
 
 class _Bilinear(TorchFunctionMode):
@@ -60,7 +63,7 @@ def _product(func: Any, x: Tensor, w: Tensor, bias: Tensor | None = None, *rest:
     b0, db = (None, None) if bias is None else forward_ad.unpack_dual(bias)
     if dw is None and db is not None:  # a bias that trains without its weight
         return func(x, w, bias, *rest, **more)
-    apply = _linear if func is functional.linear else func
+    apply = linear if func is functional.linear else func
     z = apply(x0, w0, b0, *rest, **more)
     dz = None if dw is None else apply(x0, dw, db, *rest, **more)
     if dx is not None:
@@ -69,16 +72,32 @@ def _product(func: Any, x: Tensor, w: Tensor, bias: Tensor | None = None, *rest:
     return z if dz is None else forward_ad.make_dual(z, dz)
 
 
-def _linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def linear(x: Tensor, w: Tensor, b: Tensor | None, /) -> Tensor:
+    """x wᵀ + b, by oneDNN where that is faster.
+
+    >>> linear(torch.ones(1, 2), torch.tensor([[3.0, 4.0]]), None)
+    tensor([[7.]])
+    """
     if x.dtype == w.dtype == torch.float32 and x.is_cpu and x.numel() * len(w) >= LARGE and (fast := _onednn()):
+        if not torch.backends.mkldnn.enabled or torch.is_autocast_enabled("cpu"):
+            return functional.linear(x, w, b)
         return fast(x, w, None if b is None else b.contiguous(), "none", [], "")  # a strided bias is misread
     return functional.linear(x, w, b)
 
 
 @functools.cache
 def _onednn() -> Any:
-    """oneDNN's linear layer as torch.compile calls it, None in a build without it."""
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    """oneDNN's linear layer as torch.compile calls it, None in a build without it or where it does something else.
+
+    It is no public operation of torch, so it is tried before it is trusted.
+    """
+    x, w, b = torch.arange(6.0).reshape(2, 3), torch.arange(-6.0, 6.0).reshape(4, 3), torch.arange(4.0)
+    try:
+        fast = torch.ops.mkldnn._linear_pointwise
+        right = all(torch.equal(fast(x, w, c, "none", [], ""), functional.linear(x, w, c)) for c in (b, None))
+    except Exception:  # whatever a build raises, torch's own product remains
+        return None
+    return fast if right else None
 
 
 @functools.cache

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from toyld.checked import BadInput
-from toyld.influence.dual import _linear as times  # x @ w.T
+from toyld.influence.dual import linear as times  # x @ w.T
 from toyld.influence.factors import Factors, Outer
 from toyld.influence.model import Inputs, Model, count, split, stack
-from toyld.influence.recording import factors, footprint, rows_of
+from toyld.influence.recording import alone, factors, footprint, rows_of
 
 __all__ = ["jacobian", "kernel", "pairs", "weights"]
 
@@ -39,10 +39,11 @@ def kernel(model: Model, observers: Inputs, taught: Inputs, /, *, metric: Metric
     metric: D by name, a number or a tensor of the parameter's shape; 1 for those left out. K(x_o, x_u) = K(x_u, x_o)ᵀ,
     and K of inputs with themselves is positive semi-definite (D ≥ 0). Costs one forward pass, and one backward pass per
     logit of an input, for all inputs together. Layers of torch.nn (Linear, Embedding, Conv1d, Conv2d, norms) are taken
-    apart into factors; parameters used in another way cost that many passes for *each* input.
+    apart into factors; parameters used in another way cost that many passes for *each* input, and so do all in
+    bfloat16 and float16: convert the module to float32 where it fits.
 
     Raises:
-        BadInput: a kernel above 2 GiB; a metric that does not fit.
+        BadInput: a kernel above 2 GiB; a metric that does not fit; inputs that see each other.
 
     >>> net = torch.nn.Linear(2, 3, bias=False)
     >>> x = torch.tensor([[3.0, 4.0]])
@@ -51,7 +52,7 @@ def kernel(model: Model, observers: Inputs, taught: Inputs, /, *, metric: Metric
             [ 0., 25.,  0.],
             [ 0.,  0., 25.]])
     """
-    o, u = (tuple(model(next(split(x, 1))).shape[1:]) for x in (observers, taught))
+    o, u = (tuple(alone(model, next(split(x, 1))).shape[1:]) for x in (observers, taught))
     number = count(observers), count(taught)
     _fits(math.prod((*number, *o, *u)), model, "K")
     whole = number[0], math.prod(o), number[1], math.prod(u)
@@ -222,13 +223,14 @@ def weights(model: Model, metric: Metric | None, /) -> dict[str, Tensor | float]
     {'bias': 2.0}
     """
     found: dict[str, Tensor | float] = {}
+    theta = model.theta
     for name, by in (metric or {}).items():
-        if name not in model.theta:
-            names = ", ".join(list(model.theta)[:6]) + (", …" if len(model.theta) > 6 else "")
+        if name not in theta:
+            names = ", ".join(list(theta)[:6]) + (", …" if len(theta) > 6 else "")
             msg = f"metric: expected names among {names}, got {name!r}; leave out what does not train"
             raise BadInput(msg)
-        if isinstance(by, Tensor) and by.numel() > 1 and by.shape != model.theta[name].shape:
-            want = tuple(model.theta[name].shape)
+        if isinstance(by, Tensor) and by.numel() > 1 and by.shape != theta[name].shape:
+            want = tuple(theta[name].shape)
             msg = f"metric: expected for {name} a number or shape {want}, got shape {tuple(by.shape)}; reshape it"
             raise BadInput(msg)
         found[name] = by if isinstance(by, Tensor) and by.numel() > 1 else float(by)

@@ -5,6 +5,7 @@ A lesson is any loss of logits. `teach` is SFT, `from_objective` any loss of `to
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from toyld import objectives
 from toyld.checked import BadInput
-from toyld.influence.model import Inputs, Model, count, stack
+from toyld.influence.model import Inputs, Model, count, frozen, stack
 
 __all__ = ["IGNORED", "Lesson", "from_objective", "log_probs", "teach"]
 
@@ -118,10 +119,12 @@ def from_objective(
     objective: a name, or an instance for other parameters (`objectives.get("dpo", beta=0.3)`). chosen, rejected:
     (inputs, labels) of B responses, labels as in `teach`; both sides of one shape, since they go through the module
     together: the lesson's inputs are chosen, then rejected (U = 2B). reference, old: the policies π_ref and π_old,
-    where the loss reads them. advantages: side → (B,), by default +1 for chosen and −1 for rejected.
+    where the loss reads them. advantages: side → (B,), by default +1 for chosen and −1 for rejected; only for
+    objectives that read them (GRPO makes its own of the rewards +1 and −1).
 
     Raises:
-        BadInput: a side or a reference that the objective reads is missing; sides that do not go together.
+        BadInput: a side or a reference that the objective reads is missing; sides that do not go together; advantages
+            that nothing reads.
 
     >>> net = torch.nn.Linear(3, 4)
     >>> x, good, bad = torch.ones(1, 3), torch.tensor([0]), torch.tensor([1])
@@ -134,15 +137,19 @@ def from_objective(
     if not sides:
         msg = "expected chosen=(inputs, labels), rejected=(inputs, labels) or both, got neither"
         raise BadInput(msg)
+    advantages = dict(advantages or {})
+    if unknown := sorted(advantages.keys() - sides.keys()):
+        msg = f"advantages: expected sides among {', '.join(sides)}, got {unknown[0]!r}; pass that side or drop it"
+        raise BadInput(msg)
     fixed: dict[str, Tensor] = {}
     for name, (inputs, labels) in sides.items():
         wide = labels if labels.ndim > 1 else labels[:, None]
         fixed[f"{name}_mask"] = wide != IGNORED
         for prefix, policy in (("ref", reference), ("old", old)):
             if policy is not None:
-                view = policy if isinstance(policy, Model) else _frozen(policy)
+                view = policy if isinstance(policy, Model) else _reference(policy)
                 fixed[f"{prefix}_{name}"] = log_probs(view(inputs), labels).reshape(wide.shape)
-        given = (advantages or {}).get(name)
+        given = advantages.get(name)
         sign = 1.0 if name == "chosen" else -1.0
         fixed[f"{name}_advantage"] = torch.full((len(wide),), sign) if given is None else given
     inputs = stack(*(inputs for inputs, _ in sides.values()))
@@ -164,25 +171,23 @@ def from_objective(
         like = {n: x.to(z) if n.endswith("advantage") else x for n, x in fixed.items()}
         return one.loss(objectives.Batch(**read, **like)).mean()
 
-    _try(one, fixed, sides)
+    _try(one, fixed, sides, advantages)
     return Lesson(inputs, loss)
 
 
-def _frozen(module: nn.Module) -> Callable[[Inputs], Tensor]:
-    """The logits of a reference, whose parameters need not require grad."""
+def _reference(module: nn.Module) -> Model:
     if not isinstance(module, nn.Module):
         msg = f"reference: expected a torch.nn.Module or a Model, got {type(module).__name__}"
         raise BadInput(msg)
-    view = object.__new__(Model)
-    view.module, view.parameters, view.theta = module, {}, {}
-    first = next(module.parameters())
-    view.device, view.dtype = first.device, first.dtype
-    return view
+    return frozen(module)
 
 
-def _try(one: Any, fixed: Mapping[str, Tensor], sides: Mapping[str, Any]) -> None:
-    """Ask the objective for its loss once, on −1 nat a token: what it misses is said before any network runs."""
+def _try(one: Any, fixed: Mapping[str, Tensor], sides: Mapping[str, Any], advantages: Mapping[str, Any]) -> None:
+    """Ask the objective for its loss once, on −1 nat a token: what it misses, or leaves unread, is said at once."""
+    unread = f"advantages: expected none, got some for {getattr(one, 'name', one)}, which does not read them; drop them"
     if getattr(one, "kind", None) == "target":
+        if advantages:
+            raise BadInput(unread)
         return
     fill = {n: torch.full(fixed[f"{n}_mask"].shape, -1.0) for n in sides}
     twins = {n: x if x.dtype == torch.bool else x.float().cpu() for n, x in fixed.items()}
@@ -195,3 +200,7 @@ def _try(one: Any, fixed: Mapping[str, Tensor], sides: Mapping[str, Any]) -> Non
                      if f"batch.{p}" in wanted), "pass chosen= or rejected=, whichever is missing")  # fmt: skip
         msg = f"{one.name}: {wanted.split(':')[0]}; {hint}"
         raise BadInput(msg) from None
+    if advantages:
+        with contextlib.suppress(objectives.MissingSideError):
+            one.loss(objectives.Batch(**fill, **{n: x for n, x in twins.items() if not n.endswith("advantage")}))
+            raise BadInput(unread)

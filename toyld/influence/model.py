@@ -1,14 +1,17 @@
 """A functional view of a torch module that maps inputs to logits: θ ↦ z(x; θ), and its derivative along a direction.
 
-The module is not touched and nothing is copied: `Model.theta` shares storage with the module, which must stand still
-while a prediction is made. Examples must not see each other (no batch statistics), or a kernel between two inputs has
-no meaning; so a module whose dropout or batch normalisation is in training mode is refused.
+Nothing is copied: `Model.theta` shares storage with the module. While other parameters are tried they stand where the
+module's own did, which come back whatever happens; `LOCK` lets one thread at a time do so, or run a module through its
+`Model`. A thread that trains the module, or calls it directly, must wait by itself. Examples must not see each other
+(no batch statistics), or a kernel between two inputs has no meaning; so a module whose dropout or batch normalisation
+is in training mode is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from toyld.checked import BadInput
-from toyld.influence.dual import directional
+from toyld.influence.dual import LOCK, directional
 
-__all__ = ["Model", "count", "plain_attention", "split", "stack"]
+__all__ = ["LOCK", "Model", "count", "frozen", "plain_attention", "split", "stack"]
 
 Inputs = Any  # a tensor, or a tuple or dict of tensors, whose first axis is the examples
 
@@ -33,7 +36,8 @@ class Model:
 
     Raises:
         BadInput: no such parameter, one that does not require grad, several devices or dtypes, a module in training
-            mode whose logits are random or depend on the batch.
+            mode whose logits are random or depend on the batch, a module that changes its parameters when called. In
+            use: parameters or layers replaced since.
 
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
     >>> model = Model(net, parameters="2.*")
@@ -45,10 +49,14 @@ class Model:
         if not isinstance(module, nn.Module):
             msg = f"module: expected a torch.nn.Module, got {type(module).__name__}; wrap the function in one"
             raise BadInput(msg)
-        self.module = module
-        self.parameters = _chosen(module, parameters)
-        self.theta: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
+        module = getattr(module, "_orig_mod", module)  # what torch.compile wraps: compiled code has no forward mode
+        self._view(module, _chosen(module, parameters))
+
+    def _view(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
+        self.module, self.parameters = module, parameters
+        self._restless, self._sure = _still(module), False
         self._places = _places(module)
+        self._layers = [(m._modules, key, layer) for m in module.modules() for key, layer in m._modules.items()]
         everything = [*module.parameters(), *module.buffers()]
         if len(devices := sorted({str(t.device) for t in everything})) > 1:
             msg = f"module: expected all parameters on one device, got {', '.join(devices)}; move it with module.to(…)"
@@ -56,42 +64,88 @@ class Model:
         if len(dtypes := sorted({str(p.dtype) for p in module.parameters()})) > 1:
             msg = f"module: expected parameters of one dtype, got {', '.join(dtypes)}; convert it, for example .float()"
             raise BadInput(msg)
-        first = next(iter(self.theta.values()))
+        if not everything:
+            msg = "module: expected parameters, got none; wrap the function that needs none in a module with a buffer"
+            raise BadInput(msg)
+        first = next(iter([*parameters.values(), *everything]))
         self.device, self.dtype = first.device, first.dtype
-        _still(module)
+
+    @property
+    def theta(self) -> dict[str, Tensor]:
+        """The parameters that train, name → tensor without grad: as they stand in the module now, in its storage."""
+        with LOCK:
+            self._unchanged()
+            return {name: p.detach() for name, p in self.parameters.items()}
+
+    def _unchanged(self) -> None:
+        """Raise BadInput where the module holds other parameters or layers than it did."""
+        for name, p in self.parameters.items():
+            for owner, key in self._places[name]:
+                if owner.get(key) is not p:
+                    msg = f"module: expected the parameters it had, got {name} replaced since; make a new Model"
+                    raise BadInput(msg)
+        for owner, key, layer in self._layers:
+            if owner.get(key) is not layer:
+                msg = f"module: expected the layers it had, got {key} replaced since; make a new Model"
+                raise BadInput(msg)
+        for part, line in self._restless:
+            if part.training:
+                raise BadInput(line)
 
     def __call__(self, inputs: Inputs, /) -> Tensor:
         """Logits z (N, …, V), without gradient, checked to be logits."""
         with torch.no_grad():
-            return self.checked(_logits(self._run(inputs)))
+            return self.checked(self._run(inputs))
 
     def attached(self, inputs: Inputs, /) -> Tensor:
         """Logits with a graph to `parameters`, whatever the caller's grad mode."""
         with torch.enable_grad():
-            return _logits(self._run(inputs))
+            return self._run(inputs)
 
     def at(self, theta: Mapping[str, Tensor], inputs: Inputs, /) -> Tensor:
         """z(x; θ) at parameters `theta` (name → tensor); those not named stay as they are."""
         args, kwargs = _call(inputs)
         places = [(*place, value) for name, value in theta.items() for place in self._places[name]]
-        held = [(owner, key, owner[key]) for owner, key, _ in places]
-        try:  # as torch.func.functional_call, whose search for tied weights would take as long as a small module
-            for owner, key, value in places:
-                owner[key] = value
-            return _logits(self.module(*args, **kwargs))
-        finally:
-            for owner, key, value in held:
-                owner[key] = value
+        with LOCK, _eager():
+            self._unchanged()
+            held = [(owner, key, owner[key]) for owner, key, _ in places]
+            try:  # as torch.func.functional_call, whose search for tied weights would take as long as a small module
+                for owner, key, value in places:
+                    owner[key] = value
+                return _logits(self.module(*args, **kwargs))
+            finally:
+                for owner, key, value in held:
+                    owner[key] = value
 
     def tangent(self, inputs: Inputs, direction: Mapping[str, Tensor], /) -> tuple[Tensor, Tensor]:
         """(z, J d): the logits (N, …, V) and their derivative along a direction d (name → tensor), by forward mode.
 
         One pass, no Jacobian. Fused attention has no forward mode: the attention inside runs as plain matrix products.
+        Nor has compiled code, which runs as it was before.
+
+        Raises:
+            BadInput: inputs or outputs of the wrong kind, an operation without forward mode, a derivative that is lost.
         """
         self.accepts(inputs)
-        with plain_attention():
-            z, dz = directional(lambda theta: self.at(theta, inputs), self.theta, direction)
-        return self.checked(z), dz
+        try:
+            with plain_attention():
+                z, dz = directional(lambda theta: self.at(theta, inputs), self.theta, direction)
+        except NotImplementedError as error:
+            what = str(error).strip().split("\n")[0] or type(error).__name__
+            msg = f"module: expected operations with forward mode, got {what!r}; predict has mode='difference' for such"
+            raise BadInput(msg) from error
+        return self.checked(z), self._nothing(z, inputs, direction) if dz is None else dz
+
+    def _nothing(self, z: Tensor, inputs: Inputs, direction: Mapping[str, Tensor]) -> Tensor:
+        """The derivative 0, where the logits do not depend on what moves."""
+        attached = self.attached(inputs)
+        if attached.requires_grad:
+            wanted = [self.parameters[name] for name in direction]
+            for name, g in zip(direction, torch.autograd.grad(attached.sum(), wanted, allow_unused=True), strict=True):
+                if g is not None:
+                    msg = f"module: expected a derivative along {name}, got none in forward mode, which something in "
+                    raise BadInput(msg + "forward() loses; predict has mode='difference' for such")
+        return torch.zeros_like(z)
 
     def accepts(self, inputs: Inputs, /) -> None:
         """Raise BadInput unless the inputs are tensors with examples, on the module's device."""
@@ -110,6 +164,20 @@ class Model:
             if x.ndim == 0 or len(x) == 0:
                 msg = f"inputs: expected at least one example along the first axis, got shape {tuple(x.shape)}"
                 raise BadInput(msg)
+        if not self._sure:
+            self._repeats(inputs)
+
+    def _repeats(self, inputs: Inputs) -> None:
+        """Once, at the first inputs: layers not of torch may be random in training mode without saying so."""
+        self._sure = True
+        if any(m.training and not type(m).__module__.startswith("torch.nn.") for m in self.module.modules()):
+            with torch.no_grad():
+                one, other = self._run(inputs), self._run(inputs)
+            near = torch.finfo(self.dtype).eps ** 0.5
+            if one.shape != other.shape or not torch.allclose(one, other, rtol=near, atol=near, equal_nan=True):
+                self._sure = False
+                msg = "module: expected logits that repeat, got others from the same inputs in training mode; "
+                raise BadInput(msg + "call module.eval()")
 
     def checked(self, z: Tensor, /) -> Tensor:
         """The same logits; BadInput if they cannot be logits (shape, dtype, not finite, probabilities)."""
@@ -128,10 +196,23 @@ class Model:
             raise BadInput(msg)
         return z
 
-    def _run(self, inputs: Inputs) -> Any:
+    def _run(self, inputs: Inputs) -> Tensor:
         self.accepts(inputs)
         args, kwargs = _call(inputs)
-        return self.module(*args, **kwargs)
+        with LOCK:
+            self._unchanged()
+            return _logits(self.module(*args, **kwargs))
+
+
+def frozen(module: nn.Module, /) -> Model:
+    """A model of which nothing trains, whether or not its parameters require grad: a reference.
+
+    >>> frozen(torch.nn.Linear(2, 3).requires_grad_(False))(torch.zeros(1, 2)).shape
+    torch.Size([1, 3])
+    """
+    model = object.__new__(Model)
+    model._view(getattr(module, "_orig_mod", module), {})
+    return model
 
 
 def _chosen(module: nn.Module, wanted: str | Iterable[str] | None) -> dict[str, Tensor]:
@@ -167,15 +248,34 @@ def _places(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
     return {name: of[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
 
 
-def _still(module: nn.Module) -> None:
-    """Refuse random or batch-dependent logits."""
+def _still(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The layers whose logits do not repeat in training mode, each with what to say then; refuse what never repeats."""
+    restless = []
     for name, part in module.named_modules():
+        got = f"got {type(part).__name__} {name!r}"
+        if isinstance(part, torch.jit.ScriptModule):
+            msg = f"module: expected parameters that can be exchanged, {got}, which is compiled; pass the module itself"
+            raise BadInput(msg)
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
+            msg = f"module: expected parameters that stand still, {got} with max_norm, which rescales them when called"
+            raise BadInput(msg + "; set max_norm = None")
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.scale_grad_by_freq:
+            msg = f"module: expected gradients that are derivatives, {got} with scale_grad_by_freq, which divides them"
+            raise BadInput(msg + "; set scale_grad_by_freq = False")
+        batch = isinstance(part, nn.modules.batchnorm._BatchNorm)
+        if batch and part.running_mean is None:
+            msg = f"module: expected logits that repeat, {got} without running statistics, which makes them dependent "
+            raise BadInput(msg + "on the batch; use track_running_stats=True")
         random = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0.0
-        random |= isinstance(part, nn.MultiheadAttention) and part.dropout > 0.0
-        if part.training and (random or isinstance(part, nn.modules.batchnorm._BatchNorm)):
-            what = "random" if random else "dependent on the batch"
-            msg = f"module: expected logits that repeat, got {type(part).__name__} {name!r} in training mode, which "
-            raise BadInput(msg + f"makes them {what}; call module.eval()")
+        random |= isinstance(part, nn.MultiheadAttention | nn.RNNBase) and part.dropout > 0.0
+        if batch or random or isinstance(part, nn.RReLU):
+            what = "dependent on the batch" if batch else "random"
+            msg = f"module: expected logits that repeat, {got} in training mode, which "
+            restless.append((part, msg + f"makes them {what}; call module.eval()"))
+    for part, line in restless:
+        if part.training:
+            raise BadInput(line)
+    return restless
 
 
 def _call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -248,22 +348,29 @@ def stack(first: Inputs, *others: Inputs) -> Inputs:
     return _each(first, joined)
 
 
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Compiled functions as they were before: with forward mode, and not compiled anew for other parameters."""
+    loaded = "torch._dynamo" in sys.modules  # else nothing is compiled, and to load it takes seconds
+    return torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention as plain matrix products: fused kernels know neither forward mode nor vmap."""
-    fast, sdp = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda
-    was = sdp.math_sdp_enabled(), sdp.flash_sdp_enabled(), sdp.mem_efficient_sdp_enabled(), sdp.cudnn_sdp_enabled()
+    """Attention as plain matrix products, `LOCK` held: fused kernels know neither forward mode nor vmap."""
+    with LOCK:
+        fast, sdp = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda
+        was = sdp.math_sdp_enabled(), sdp.flash_sdp_enabled(), sdp.mem_efficient_sdp_enabled(), sdp.cudnn_sdp_enabled()
 
-    def use(math: bool, flash: bool, mem_efficient: bool, cudnn: bool) -> None:
-        sdp.enable_math_sdp(math)
-        sdp.enable_flash_sdp(flash)
-        sdp.enable_mem_efficient_sdp(mem_efficient)
-        sdp.enable_cudnn_sdp(cudnn)
+        def use(math: bool, flash: bool, mem_efficient: bool, cudnn: bool) -> None:
+            sdp.enable_math_sdp(math)
+            sdp.enable_flash_sdp(flash)
+            sdp.enable_mem_efficient_sdp(mem_efficient)
+            sdp.enable_cudnn_sdp(cudnn)
 
-    torch.backends.mha.set_fastpath_enabled(False)
-    use(math=True, flash=False, mem_efficient=False, cudnn=False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        use(*was)
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            use(math=True, flash=False, mem_efficient=False, cudnn=False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            use(*was)

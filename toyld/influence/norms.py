@@ -19,7 +19,7 @@ from torch import Tensor
 from toyld.checked import BadInput
 from toyld.influence.kernel import Metric, pairs, weights
 from toyld.influence.model import Inputs, Model, count, plain_attention, split
-from toyld.influence.recording import batched, footprint
+from toyld.influence.recording import alone, apart, batched, footprint
 
 __all__ = ["Estimate", "estimated", "frobenius"]
 
@@ -34,12 +34,15 @@ def frobenius(
     positions: one number for every pair of positions instead, (O, …, U, …). metric as in `kernel`. K is made in
     blocks and not kept, so that its size is no limit.
 
+    Raises:
+        BadInput: a metric that does not fit; inputs that see each other.
+
     >>> x = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     >>> frobenius(Model(torch.nn.Linear(2, 4, bias=False)), x, x)      # |⟨x_o, x_u⟩| √V
     tensor([[50.,  6.],
             [ 6.,  2.]])
     """
-    o, u = (tuple(model(next(split(x, 1))).shape[1:-1]) for x in (observers, taught))
+    o, u = (tuple(alone(model, next(split(x, 1))).shape[1:-1]) for x in (observers, taught))
     a, b = (math.prod(o), math.prod(u)) if positions else (1, 1)
     number = count(observers), count(taught)
     found = torch.empty(number[0], a, number[1], b, dtype=model.dtype, device=model.device)
@@ -83,7 +86,7 @@ def estimated(
     a taught input, so their errors are correlated: comparisons between observers are better than each number.
 
     Raises:
-        BadInput: fewer than 2 projections.
+        BadInput: fewer than 2 projections; inputs that see each other; operations without forward mode.
 
     >>> x = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     >>> found = estimated(Model(torch.nn.Linear(2, 400, bias=False)), x, x, projections=8)
@@ -96,6 +99,9 @@ def estimated(
     scale = weights(model, metric)
     generator = torch.Generator(device=model.device).manual_seed(seed)
     logits, numbers = footprint(model, observers)
+    for side in (observers,) if observers is taught else (observers, taught):
+        if count(side) > 1:
+            apart(model, side, model(side), every=True)
     room = ROOM // (sum(t.numel() for t in model.theta.values()) + count(observers) * (numbers // logits))
     columns = []
     for one in split(taught, 1):
@@ -122,12 +128,17 @@ def estimated(
 
 def _tangents(model: Model, inputs: Inputs, along: dict[str, Tensor], size: int) -> Tensor:
     """J d for `size` directions d (size, *shape) at once, (size, N, …, V); one by one where torch cannot batch them."""
-    held = {name: model.theta[name] for name in along}
+    held = {name: theta for name, theta in model.theta.items() if name in along}
 
     def moved(d: dict[str, Tensor]) -> Tensor:
         return torch.func.jvp(lambda theta: model.at(theta, inputs), (held,), (d,))[1]
 
-    first = model.tangent(inputs, {name: d[0] for name, d in along.items()})[1][None]
+    try:
+        first = model.tangent(inputs, {name: d[0] for name, d in along.items()})[1][None]
+    except BadInput as bad:
+        if not isinstance(bad.__cause__, NotImplementedError):
+            raise
+        raise BadInput(str(bad).rsplit(";", 1)[0] + "; use frobenius, which goes backward only") from bad
     if size == 1:
         return first
     rest = {name: d[1:] for name, d in along.items()}

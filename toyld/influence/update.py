@@ -7,6 +7,7 @@ move θ without this lesson: drift.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from toyld.checked import BadInput
 from toyld.influence.lesson import Lesson
-from toyld.influence.model import Model
+from toyld.influence.model import LOCK, Model
 
 __all__ = ["Update", "update"]
 
@@ -63,8 +64,8 @@ def update(
     """The step that one update on this lesson would take: one forward and backward pass at x_u; nothing is changed.
 
     lr: plain gradient descent, θ' = θ − lr ∇L. optimizer: torch's SGD, RMSprop, Adam or AdamW with all their options
-    and their present state; parameters that it does not hold stay. clip: largest norm of the gradient, as
-    torch.nn.utils.clip_grad_norm_ does it before the step.
+    and their present state; parameters that it does not hold, or that the loss does not reach, stay. clip: largest norm
+    of the gradient, as torch.nn.utils.clip_grad_norm_ does it before the step.
 
     Raises:
         BadInput: neither or both of lr and optimizer, an optimiser of another kind or of other parameters, a loss that
@@ -82,16 +83,19 @@ def update(
     if lr is not None and not (isinstance(lr, float | int) and 0.0 < lr < float("inf")):
         msg = f"lr: expected a finite number > 0, got {lr!r}; a negative gradient is a lesson of negative weight"
         raise BadInput(msg)
-    gradient = _gradient(model, lesson)
+    gradient, reached = _gradient(model, lesson)
     factor = 1.0 if clip is None else _clipped(gradient, clip)
     if optimizer is None:
         assert lr is not None
         return Update(lesson, float(lr), gradient, dict.fromkeys(gradient, lr * factor), {})
-    rule = next((rule for kind, rule in _RULES if isinstance(optimizer, kind)), None)
+    rule = next((rule for rule in _RULES if isinstance(optimizer, rule[0])), None)
     if rule is None:
         known = ", ".join(kind.__name__ for kind, _ in _RULES)
         msg = f"optimizer: expected one of torch's {known}, got {type(optimizer).__name__}; use lr= for plain descent"
         raise BadInput(msg)
+    if inspect.unwrap(type(optimizer).step) is not inspect.unwrap(rule[0].step):
+        msg = f"optimizer: expected torch's own step, got {type(optimizer).__name__}, which has another; use "
+        raise BadInput(msg + "lr= for plain descent")
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in groups for p in model.parameters.values()):
         msg = (
@@ -102,31 +106,36 @@ def update(
     drift: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, p in model.parameters.items():
-            if (group := groups.get(id(p))) is None:
+            if (group := groups.get(id(p))) is None or name not in reached:  # torch skips what has no grad
                 scale[name] = 0.0
                 continue
             sign = -1.0 if group["maximize"] else 1.0
-            scale[name], moved = rule(p, sign * factor * gradient[name], group, optimizer.state.get(p, {}))
+            scale[name], moved = rule[1](p, sign * factor * gradient[name], group, optimizer.state.get(p, {}))
             scale[name] = scale[name] * (sign * factor)
             if moved is not None:
                 drift[name] = moved
     return Update(lesson, float(optimizer.param_groups[0]["lr"]), gradient, scale, drift)
 
 
-def _gradient(model: Model, lesson: Lesson) -> dict[str, Tensor]:
+def _gradient(model: Model, lesson: Lesson) -> tuple[dict[str, Tensor], set[str]]:
+    """∇_θ L by name, and the names that the loss reaches."""
     z = model.attached(lesson.inputs)
     model.checked(z.detach())
     if not z.requires_grad:
-        msg = "module: expected logits that depend on the parameters, got some without a graph; drop no_grad and detach"
+        msg = "module: expected logits that depend on the parameters, got some without a graph; drop no_grad, "
+        msg += "inference_mode and detach"
         raise BadInput(msg)
     with torch.enable_grad():
         loss = lesson.value(z)
-        found = torch.autograd.grad(loss, list(model.parameters.values()), allow_unused=True)
+        with LOCK:  # a checkpointed module runs again here
+            found = torch.autograd.grad(loss, list(model.parameters.values()), allow_unused=True)
     if not math.isfinite(loss.item()):
         msg = f"loss: expected a finite number, got {float(loss)}; look at the labels' log-probabilities"
         raise BadInput(msg)
-    pairs = zip(model.theta.items(), found, strict=True)
-    return {name: torch.zeros_like(theta) if g is None else g for (name, theta), g in pairs}
+    parts = dict(zip(model.parameters, found, strict=True))
+    gradient = {n: torch.zeros_like(model.parameters[n]) if g is None else g for n, g in parts.items()}
+    sparse = {n: g.to_dense() for n, g in gradient.items() if g.is_sparse}  # nn.Embedding(sparse=True)
+    return gradient | sparse, {n for n, g in parts.items() if g is not None}
 
 
 def _clipped(gradient: Mapping[str, Tensor], clip: float) -> float:

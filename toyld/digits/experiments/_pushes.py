@@ -25,6 +25,7 @@ __all__ = [
 
 LABELS = ("true", "likely", "random", "rare")
 LAYERS = ("all", "head")
+RESOLVED = 1e-12  # a label falls by about s(1 − π_y)² nats; float64 gives log π to about 1e-14
 STEPS: Mapping[str, float] = {"small": 0.01, "moderate": 1.0}
 IMAGES = 4
 DRAWN = 91  # stream of random numbers: which images and labels
@@ -183,11 +184,12 @@ def entropy(logits: Tensor) -> Tensor:
 def at_home(pushed: Pushed, layers: str, step: str, /) -> dict[str, Tensor]:
     """What happens at the image pushed, (T, L) each; shares are over classes but y.
 
-    falls, rises: does log π_y fall, log π_{y*} rise; rises_told: as exact K says (softmax of z + d); told_falls: does K
-    say so of those y* that fall. kernel, first, plain: share of classes with the sign that exact K says, exact K to
-    first order, and K ∝ I (the threshold law). losers, plain_losers: share of classes but y* that fall, in truth and
-    by K ∝ I. order: rank correlation of Δ log π with π. top: y* gains most in log π. calmer: entropy falls;
-    calmer_told: it moves as K says; calmer_valley: it falls, of valleys (−log π_y ≥ H before). NaN where there is none.
+    falls: does log π_y fall (of those not saturated: s(1 − π_y)² ≥ 1e-12); rises: does log π_{y*} rise; rises_told: as
+    exact K says (softmax of z + d); told_falls, told_rises: does K say so of those y* that fall, that rise. kernel,
+    first, plain: share of classes with the sign that exact K says, exact K to first order, and K ∝ I (the threshold
+    law). losers, plain_losers: share of classes but y* that fall, in truth and by K ∝ I. order: rank correlation of Δ
+    log π with π. top: y* gains most in log π. calmer: entropy falls; calmer_told: it moves as K says; calmer_valley: it
+    falls, of valleys (−log π_y ≥ H before). NaN where there is none.
     """
     s, home, other = STEPS[step], slice(len(pushed.y)), _others(pushed)
     z, p, d = pushed.z[home], pushed.z[home].softmax(-1)[:, None], _own(pushed.linear[layers])
@@ -200,11 +202,13 @@ def at_home(pushed: Pushed, layers: str, step: str, /) -> dict[str, Tensor]:
     rest = other & (nn.functional.one_hot(pushed.star, CLASSES) == 0)
     before_h, after_h = entropy(z)[:, None], entropy(_own(pushed.after[layers, step]))
     calmer, rises, said = after_h < before_h, star > 0.0, _at(exact, pushed.star) > 0.0
+    clear = s * _at(pushed.residual, pushed.y) ** 2 >= RESOLVED
     return {
-        "falls": _at(done, pushed.y) < 0.0,
+        "falls": torch.where(clear, (_at(done, pushed.y) < 0.0).double(), torch.nan),
         "rises": rises,
         "rises_told": rises == said,
         "told_falls": torch.where(rises, torch.nan, (~said).double()),
+        "told_rises": torch.where(rises, said.double(), torch.nan),
         "kernel": _mean(up == (exact > 0.0), other),
         "first": _mean(up == (first > 0.0), other),
         "plain": _mean(up == (plain > 0.0), other),

@@ -11,6 +11,7 @@ from toyld.digits.data import CLASSES
 
 __all__ = [
     "alike",
+    "apart",
     "at_equal_change",
     "by_class",
     "kept",
@@ -108,6 +109,30 @@ def over_observers(x: Floats, y: Floats, /) -> Floats:
     (1.0, -1.0)
     """
     return (standing(np.swapaxes(x, -1, -2)) * standing(np.swapaxes(y, -1, -2))).sum(-1).mean(-1)
+
+
+def apart(kernels: Floats, which: Any, /) -> tuple[Floats, Floats]:
+    """How far kernels (T, O, V, U, V) are from each other, (T, T) twice, means over the pairs (O, U) that are True.
+
+        E‖K − K'‖/√(k k'),   E‖K/k − K'/k'‖,   k, k': mean norms
+
+    The second is the change of shape: a factor on all of a kernel, which can alter no ranking, does not enter.
+
+    >>> k = np.arange(1.0, 9.0).reshape(2, 2, 1, 2)
+    >>> [round(float(x[0, 1]), 6) for x in apart(np.stack([k, 4.0 * k]), np.ones((2, 1), dtype=bool))]
+    [1.5, 0.0]
+    """
+    flat = kernels.transpose(1, 3, 0, 2, 4)[which].reshape(-1, len(kernels), kernels.shape[2] * kernels.shape[4])
+    inner = flat @ flat.swapaxes(1, 2)  # (pairs, T, T)
+    square = np.einsum("ptt->pt", inner)
+    size = np.sqrt(square).mean(0)
+
+    def between(scale: Floats) -> Floats:
+        own = square / scale**2
+        left = own[:, :, None] + own[:, None, :] - 2.0 * inner / np.outer(scale, scale)
+        return np.sqrt(np.maximum(left, 0.0)).mean(0)
+
+    return between(np.ones_like(size)) / np.sqrt(np.outer(size, size)), between(size)
 
 
 def swapped(norms: Floats, taught: Any, /) -> Floats:

@@ -2,7 +2,9 @@
 
 Of every seed a network, MLP (ReLU) or LeNet (tanh), at its initialisation, after an epoch, and at the end of training
 on the seed's own images. Lessons: four of those, of different classes, each with its own label and a step of its own.
-Observers: two held-out images a class, drawn anew for every seed. All that is measured is computed in float64.
+Observers: two held-out images a class, drawn anew for every seed. All that is measured is computed in float64. So an
+interval over seeds is over starts, training images, lessons and observers, all drawn from the images of one data set:
+it says nothing about other images, networks or recipes.
 
 A step is measured by the largest change of log π that first order foretells at an observer, in nats: what η that takes
 differs by orders of magnitude between a network at its start and one that is sure of the lesson; what it does to

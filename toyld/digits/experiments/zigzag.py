@@ -4,7 +4,9 @@ A share of the training labels is flipped to another class, drawn by seed and wi
 images left alone are their fair comparison. *path*: mean probabilities of the true class, of the class as given and of
 the rest on the flipped images over the run, and what drives them. Every image's own lesson moves its log π(true) by a
 term of A K G that is known in closed form; summed over the run it is what its own lessons did, and the change that
-happened less it is what the lessons of all the others did (with what is not of first order). In the first epochs, where
+happened less it is what the lessons of all the others did (with what is not of first order). The terms are taken after
+whole epochs and interpolated, as if an image were taught a little at every update: summed update by update, with the
+batches as they fall, its own lessons come to a quarter more over the run. In the first epochs, where
 networks still bend so little that sums of all lessons make sense, that is compared with what first order foretells.
 *students*: how straight the paths are, whether hard images go further round, and what networks trained on filtered
 labels are worth (Filter-KD: the targets are the average of the predictions over the path, q ← q + α(π − q) after every
@@ -14,7 +16,9 @@ Settings. A network memorises if it may: no weight decay, a rate that does not f
 by then 99 of 100 wrong labels are given back. *smoke*: the embedded digits, 200 images, two hidden layers of 64, rate
 .03, what 32 seeds have time for. *paper*: MNIST, 1,000 images, four hidden layers of 128.
 How hard an image is: −log π(true|x) of a network with other weights, trained on the true labels of other images.
-Stopping is by the accuracy on every other held-out image; all accuracies are on those between.
+Stopping is by the accuracy on every other held-out image, whose labels are as often wrong as those that are taught: a
+share of them is flipped as theirs is, by seed, so that stopping knows no truth that filtering does not. All accuracies
+are on the images between, by their true labels.
 """
 
 from __future__ import annotations
@@ -57,7 +61,7 @@ Floats = NDArray[np.float64]
 MARKS = (0, 1, 2, 3, 4, 6, 8, 11, 14, 18, 23, 29, 36, 44, 52, 60)  # epochs
 RISE = 3  # epochs: up to there the lessons of all are summed to first order
 ALPHA = 0.05  # of the average over the path
-OTHER = 10_000  # seeds of the networks that say how hard an image is
+OTHER = 10_000  # seeds of the networks that say how hard an image is, and of the flips by which a run is stopped
 
 
 def small(seed: int, /) -> torch.nn.Sequential:
@@ -232,9 +236,10 @@ def tables(
     for setting in SIZES[size] if settings is None else settings:
         found = run(seeds, setting)
         updates = [setting.recipe.updates(found.true.shape[1], epoch) for epoch in MARKS]
-        heldout = torch.stack([_right(found.trained, epoch) for epoch in MARKS])
-        columns = _paths(found) | {"heldout": heldout.double().mean(-1).numpy().T}
-        end = _bends(found) | (_students(found, setting, heldout) if setting.students else {})
+        answers = torch.stack([_answers(found.trained, epoch) for epoch in MARKS])
+        right = (answers == found.trained.data.test_labels).double()
+        columns = _paths(found) | {"heldout": right.mean(-1).numpy().T}
+        end = _bends(found) | (_students(found, setting, answers) if setting.students else {})
         for stage, step, made in (("path", updates, columns), ("students", [0], end)):
             out[f"zigzag: {setting.name}, {stage}"] = trajectory(
                 {f"eval_{name}": value.reshape(len(seeds), len(step)) for name, value in made.items()},
@@ -284,8 +289,8 @@ def _bends(found: Run) -> dict[str, Floats]:
     return {"detour_flipped": _mean(bent, found.wrong), "detour_clean": _mean(bent, ~found.wrong)}
 
 
-def _students(found: Run, setting: Setting, heldout: torch.Tensor) -> dict[str, Floats]:
-    """What is learnt of hard images, and from other labels: name → (S,). heldout: right or wrong, (MARKS, S, N)."""
+def _students(found: Run, setting: Setting, answers: torch.Tensor) -> dict[str, Floats]:
+    """What is learnt of hard images, and from other labels: name → (S,). answers: held-out classes, (MARKS, S, N)."""
     trained, wrong, hard = found.trained, found.wrong, _hard(found, setting)
     every = torch.stack([found.logs(epoch) for epoch in trained.epochs])
     path = every[[trained.epochs.index(epoch) for epoch in MARKS]]
@@ -297,14 +302,17 @@ def _students(found: Run, setting: Setting, heldout: torch.Tensor) -> dict[str, 
     for name, q in targets.items():
         z = _soft.students(trained.data, build, trained.seeds, setting.recipe, q)
         out[f"accuracy_{name}"] = (z.argmax(-1) == trained.data.test_labels)[:, 1::2].double().mean(-1).numpy()
-    to_choose, to_tell = (heldout[..., half::2].double().mean(-1) for half in (0, 1))
+    true = trained.data.test_labels
+    noisy = np.stack([flipped(true[::2].numpy(), setting.share, seed=seed + OTHER) for seed in trained.seeds])
+    to_choose = (answers[..., ::2] == torch.from_numpy(noisy)).double().mean(-1)
+    to_tell = (answers[..., 1::2] == true[1::2]).double().mean(-1)
     stopped = torch.take_along_dim(to_tell, to_choose.argmax(0, keepdim=True), 0)[0]
     return out | {"accuracy_given": to_tell[-1].numpy(), "accuracy_stopped": stopped.numpy()}
 
 
-def _right(trained: Trained, epoch: float) -> torch.Tensor:
-    """Whether each held-out image is classified rightly, (S, N)."""
-    return trained.logits(epoch, trained.data.test_images).argmax(-1) == trained.data.test_labels
+def _answers(trained: Trained, epoch: float) -> torch.Tensor:
+    """The class that each held-out image is taken for, (S, N)."""
+    return trained.logits(epoch, trained.data.test_images).argmax(-1)
 
 
 def _hard(found: Run, setting: Setting) -> torch.Tensor:
