@@ -1,5 +1,6 @@
 """Shared set-up: offline, deterministic under CI, and the scoreboard at the end of the run."""
 
+import functools
 import io
 import os
 import re
@@ -30,6 +31,13 @@ def data() -> Path:
     return Path(folder)
 
 
+@functools.cache
+def chapters() -> dict[str, list[str]]:
+    """The claims that each chapter of the book names."""
+    named = re.compile(r'"([a-z]+\.[a-z0-9-]+)"')
+    return {path.stem: named.findall(path.read_text()) for path in (ROOT / "theory").glob("[0-9]*.py")}
+
+
 def shared(nodeid: str) -> str:
     """Which tests one worker of pytest-xdist should run: those of the claims of a rung, else those of a file.
 
@@ -41,8 +49,7 @@ def shared(nodeid: str) -> str:
 
     file, _, name = nodeid.partition("::")
     case = name.partition("[")[2].removesuffix("]")
-    chapter = ROOT / "theory" / f"{case}.py"
-    ids = re.findall(r'"([a-z]+\.[a-z0-9-]+)"', chapter.read_text()) if chapter.is_file() else [case]
+    ids = chapters().get(case, [case])
     rungs = {rung for id in ids if id in every() and every()[id].about == "run" for rung in every()[id].rungs}
     alone = file.endswith(("test_claims.py", "test_book.py", "test_figures.py"))
     # The highest with experiments is the dearest to compute twice; logs are read fast.
