@@ -156,3 +156,17 @@ def test_what_a_rung_computes_once_goes_to_one_worker(request, nodeid, want):
     (conftest,) = (p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "pytest_xdist_make_scheduler")
                    and hasattr(p, "shared"))  # fmt: skip
     assert conftest.shared(nodeid) == want
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_narrow_terminal_cuts_no_id(width):
+    from rich.console import Console
+
+    cells = {rung: run_cell("holds", SURE) for rung in ("contexts", "digits", "published")}
+    id = "stability.an-id-as-long-as-the-longest-of-them-all"
+    row = {"id": id, "kind": "trend", "verdict": "holds", "expect": "holds"}
+    row["cells"] = {rung: cell | {"expect": "holds"} for rung, cell in cells.items()}
+    console = Console(width=width)
+    with console.capture() as shown:
+        console.print(scoreboard.table([row]))
+    assert id in shown.get()

@@ -62,7 +62,7 @@ np.testing.assert_array_less(lifted["9s"], lifted["6s"])
 # %% [markdown]
 # The sixes are pulled towards "4" although nobody mentioned a six: that is K at work, and by the paper's account the
 # way in which a language model comes to answer question A with the facts of question B. (At 8×8 pixels a four looks
-# like a six; what it looks like on MNIST say the claims `lifts.*`.) The scale matters, too: where π(4) is minute,
+# like a six; the claims `lifts.*` say what it looks like on MNIST.) The scale matters, too: where π(4) is minute,
 # Δ log π may be large and nobody see it.
 #
 # ## The three matrices
@@ -83,9 +83,9 @@ for id in ("decomposition.projection", "decomposition.kernel", "decomposition.re
 
 # %% [markdown]
 # Because K(x, x) is positive semi-definite and a lesson's residual is π − e_y, *some* of the first chapters survives in
-# every network: a small negative step on (x, y) always lowers log π(y|x). What does not survive is "y* takes all": that
-# needed K = ‖x‖² I. A network's K splits into the head's part, which *is* a multiple of I, and the part of the layers
-# below, which is not:
+# every network: a small negative step on (x, y) never raises log π(y|x), and lowers it unless aᵀKa = 0, with
+# a = π − e_y. What does not survive is "y* takes all": that needed K = ‖x‖² I. A network's K splits into the head's
+# part, which *is* a multiple of I, and the part of the layers below, which is not:
 
 # %%
 whole = influence.kernel(model, seen, four)[:, :, 0]
@@ -197,19 +197,20 @@ np.testing.assert_array_less(0.0, matrix.diagonal())  # its own lesson lifts eve
 # ## Picture
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(9.0, 3.0), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(9.8, 3.0), layout="constrained")
 for i, (name, rows) in enumerate(groups.items()):
     axes[0].bar(np.arange(10) + 0.27 * (i - 1), happened[rows].mean(0).numpy(), width=0.25, label=name)
     axes[0].plot(np.arange(10) + 0.27 * (i - 1), predicted[rows].mean(0).numpy(), "k_", ms=5)
-axes[0].set(xticks=range(10), xlabel="class", ylabel="Δ log π (nats)", title="one step on a 4 (dash: predicted)")
+axes[0].set(xticks=range(10), xlabel="class", ylabel="Δ log π (nats)", title="step on a 4 (dash: predicted)")
 axes[0].legend(fontsize=7)
 axes[1].loglog(rates, found.change, "o-", label="change")
 axes[1].loglog(rates, found.error, "s-", label="error of first order")
 axes[1].set(xlabel="η", ylabel="nats", title="second order")
 axes[1].legend(fontsize=7)
 size = float(matrix.abs().max())
-axes[2].imshow(matrix.numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
+shown = axes[2].imshow(matrix.numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
 axes[2].set(xlabel="taught position l", ylabel="observed position m", title="token to token")
+figure.colorbar(shown, ax=axes[2], shrink=0.85, label="predicted Δ log π (nats)")
 figure.savefig("05_akg.png")
 plt.close(figure)
 

@@ -115,14 +115,16 @@ def digits(
         data: embedded, download (MNIST, into a cache), or a folder with MNIST's four idx files.
             (embedded | the folder mnist in $TOYLD_DATA)
         network: mlp: four hidden layers of 128, ReLU; lenet: two convolutions, 60-42-10, tanh.
-        seeds: How many networks: seeds first-seed, first-seed + 1, … Each has its own images, start and order. (4 | 10)
-        first_seed: The first of them.
-        images: So many of the training images for each seed, or all. (all | 2000)
+        seeds: How many networks: seeds first-seed, first-seed + 1, … They differ in initial weights and in the order of
+            the images; images, labels and probes are the same for all. (4 | 10)
+        first_seed: The first of them; it draws the images, the labels that are flipped, and the probes.
+        images: So many of the training images, or all. (all | 2000)
         epochs: Passes over the images; may be fractional. (10 | 100)
         lr: Learning rate at the start; it falls to 0 by half a cosine. (0.1 | 0.001)
         batch: Images an update. (64 | 64)
-        noise: Share of the training labels that are flipped, each to one of the nine others. With a fifth or more
-            the verdict may be squeezing, though no gradient is negative: wrong labels lag behind the likeliest ones.
+        noise: Share of the training labels that are flipped, each to one of the nine others. With three tenths or
+            more the verdict may be squeezing, though no gradient is negative: wrong labels lag behind the
+            likeliest ones.
         probes: Images of each kind that are measured, at most. (50 | 200)
         evaluations: After the one at the start, evenly spaced. (10 | 20)
     """

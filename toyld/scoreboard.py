@@ -298,7 +298,8 @@ def table(rows: Iterable[dict[str, Any]], /) -> Table:
         box=None,
         pad_edge=False,
     )
-    out.add_column("claim", no_wrap=True)
+    longest = max((len(one["id"]) for one in rows), default=None)
+    out.add_column("claim", no_wrap=True, min_width=longest)  # an id is what the next command needs: never cut
     out.add_column("kind", no_wrap=True)
     for r in rungs:
         out.add_column(r, no_wrap=True)

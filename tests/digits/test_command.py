@@ -70,25 +70,23 @@ def main(capsys, *arguments):
 
 def test_the_table_is_what_the_trained_networks_say(whole):
     (found,) = read_folder(whole)
-    index = digits.picked(DATA, PLAN.recipe, PLAN.seeds)
-    true = DATA.labels[index]
-    labels = torch.from_numpy(
-        np.stack([digits.flipped(row.numpy(), 0.2, seed=s) for row, s in zip(true, PLAN.seeds, strict=True)])
-    )
-    assert ((labels != true).sum(1) == 40).all()
-    run = digits.train(DATA, seeds=PLAN.seeds, recipe=PLAN.recipe, labels=labels, at=[1, 2, 3])
+    places = draw(DATA.labels.numpy(), 200, seed=1000)  # all by the first seed
+    taught = DATA.subset(200, seed=1000)
+    labels = torch.from_numpy(digits.flipped(taught.labels.numpy(), 0.2, seed=1000))
+    assert (labels != taught.labels).sum() == 40
+    own = draw(taught.labels.numpy(), 20, seed=1000, stream=command.PROBED)
+    held = draw(DATA.test_labels.numpy(), 20, seed=1000, stream=command.HELD_OUT)
+    run = digits.train(taught, seeds=PLAN.seeds, recipe=replace(PLAN.recipe, images=None), labels=labels, at=[1, 2, 3])
     assert found.step.values.tolist() == list(run.marks) == [0, 4, 8, 12, 16]
     assert found.examples_seen.values.tolist() == [0, 200, 400, 600, 800]
     assert found.seed.values.tolist() == list(PLAN.seeds)
     assert found.probe.values.tolist() == ["chosen", "test_chosen"]
     for s, seed in enumerate(PLAN.seeds):
-        own = draw(true[s].numpy(), 20, seed=seed, stream=command.PROBED)
-        held = draw(DATA.test_labels.numpy(), 20, seed=seed, stream=command.HELD_OUT)
         for k, mark in enumerate(run.marks):
             module = run.module(seed=seed, update=mark).double()
             here = found.isel(seed=s, step=k)
             asked = {
-                "chosen": (DATA.images[index[s, own]], labels[s, own]),
+                "chosen": (DATA.images[places[own]], labels[own]),
                 "test_chosen": (DATA.test_images[held], DATA.test_labels[held]),
             }
             for kind, (images, y) in asked.items():
@@ -107,7 +105,7 @@ def test_the_table_is_what_the_trained_networks_say(whole):
             assert here.eval_accuracy == run.accuracy(update=mark)[s]
             assert here.train_accuracy == run.accuracy(None, run.images, run.labels, update=mark)[s]
             z = run.logits(None, run.images, update=mark)[s].double()
-            assert float(here.loss) == pytest.approx(torch.nn.functional.cross_entropy(z, labels[s]).item(), rel=1e-5)
+            assert float(here.loss) == pytest.approx(torch.nn.functional.cross_entropy(z, labels).item(), rel=1e-5)
     assert found.lr.values[0].tolist() == [PLAN.recipe.rate(mark, 200) for mark in run.marks[:-1]] + [0]
 
 
@@ -127,8 +125,52 @@ def test_the_run_says_what_it_was(whole):
 def test_without_noise_the_labels_are_the_true_ones():
     plan = replace(PLAN, noise=0.0)
     assert (plan.arm, PLAN.arm) == ("baseline", "noisy")
-    for part in command._start(plan, DATA):
-        assert torch.equal(part.labels, DATA.labels[part.index])
+    for part in command._start(plan, command._shared(plan, DATA)):
+        assert torch.equal(part.labels, part.data.labels[part.index])
+
+
+def test_an_example_is_one_image_with_one_label_for_every_seed(whole, monkeypatch):
+    taught, right = {}, digits.Ensemble.run
+
+    def run(self, until):
+        for s, seed in enumerate(self.seeds):
+            taught[seed] = self.data.images[self.index[s]], self.labels[s], self.flat.clone()
+        right(self, until)
+
+    monkeypatch.setattr(digits.Ensemble, "run", run)
+    shared = command._shared(PLAN, DATA)
+    for part in command._start(PLAN, shared):
+        part.run(0)
+    assert sorted(taught) == list(PLAN.seeds)
+    for images, labels, _ in taught.values():
+        assert torch.equal(images, taught[1000][0])
+        assert torch.equal(labels, taught[1000][1])
+        assert (labels != shared.data.labels).sum() == 40
+    (found,) = read_folder(whole)
+    last, places = found.isel(step=-1), []
+    for i, name in enumerate(found.example.values.tolist()):
+        own, held = (int(part.split()[1]) for part in name.split(", "))
+        assert name == f"train {own}, test {held}"
+        (at,) = torch.nonzero((taught[1000][0] == DATA.images[own]).flatten(1).all(1)).flatten().tolist()
+        assert torch.equal(shared.images[i], DATA.images[own])
+        assert shared.with_[i] == taught[1000][1][at]
+        assert torch.equal(shared.images[20 + i], DATA.test_images[held])
+        assert shared.with_[20 + i] == DATA.test_labels[held]
+        places.append(own)
+    assert len(set(places)) == 20
+    logp = last.logp.sel(probe="chosen").values
+    assert not np.array_equal(logp[0], logp[1]), "weights and orders are each seed's own"
+
+
+def test_a_folder_from_when_each_seed_drew_its_own_images_is_left_alone(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "run")
+    told = json.loads((path / "run.json").read_text())
+    del told["config"]["images_by"]
+    (path / "run.json").write_text(json.dumps(told))
+    before = tree(path)
+    with pytest.raises(TrajectoryError, match=r"^expected the run that is there, got config.images_by.*another folder"):
+        command.run(path, PLAN, DATA, resume=True)
+    assert tree(path) == before
 
 
 # --- killed and resumed ---------------------------------------------------------------------------------------------
@@ -260,7 +302,7 @@ def test_options_reach_the_run(tmp_path, capsys, monkeypatch):
     }
     assert config == {
         "source": DATA.source, "network": "lenet", "seeds": [1000, 1001], "recipe": recipe, "noise": 0.1, "probes": 9,
-        "evaluations": 2,
+        "evaluations": 2, "images_by": 1000,
     }  # fmt: skip
     (found,) = read_folder(tmp_path / "run")
     assert found.step.values.tolist() == [0, 4, 8]
@@ -314,7 +356,8 @@ def test_a_descent_that_comes_apart_says_what_to_do(tmp_path, capsys):
     options = ["--size", "smoke", "--seeds", 1, "--images", 100, "--evaluations", 1, "--lr", 1e5]
     code, _, err = main(capsys, "--out", tmp_path / "run", *options)
     assert (code, err.count("\n")) == (2, 1)
-    assert "expected a descent that stays finite, got NaN or inf by update 20; lower --lr, now 100000" in err
+    assert "expected a descent that stays finite, got NaN or inf by update 20; lower --lr, now 100000, " in err
+    assert f"and name another folder, or remove {tmp_path / 'run'}" in err
 
 
 def test_a_folder_with_a_run_is_left_alone(tmp_path, whole, capsys):

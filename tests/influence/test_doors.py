@@ -72,6 +72,18 @@ def with_advantages(name, advantages):
     return influence.from_objective(name, **sides, reference=NET, old=NET, advantages=advantages)
 
 
+def clipped(clip):
+    return update(Model(NET), teach(X, Y), lr=0.1, clip=clip)
+
+
+def other():
+    return update(Model(nn.Linear(4, 3)), teach(X, Y), lr=0.1)
+
+
+def rates(lrs):
+    return influence.errors(Model(NET), teach(X, Y), X, lrs=lrs)
+
+
 CASES = {
     "script": (lambda: Model(scripted()), "RecursiveScriptModule '', which is compiled; pass"),
     "rescaling": (
@@ -223,6 +235,38 @@ CASES = {
         lambda: influence.kernel(Model(nn.Linear(1, 3000)), torch.zeros(9, 1), torch.zeros(9, 1)),
         "K: expected at most 2 GiB, got 2.7; take fewer",
     ),
+    "a negative clip": (lambda: clipped(-1.0), r"clip: expected a finite number > 0, got -1\.0; leave"),
+    "a clip of nan": (lambda: clipped(float("nan")), "clip: expected a finite number > 0, got nan"),
+    "a clip that is no number": (lambda: clipped("x"), "clip: expected a finite number > 0, got 'x'"),
+    "a list of labels": (lambda: teach(X, [0, 2]), "labels: expected a tensor of integers, got list; convert"),
+    "a list of labels in a pair": (
+        lambda: influence.from_objective("sft", chosen=(X, [0, 2])),
+        "labels: expected a tensor of integers, got list",
+    ),
+    "nothing taught": (lambda: teach(X, torch.full((2,), -100)), "labels: expected some that are taught, got −100"),
+    "weights of another length": (
+        lambda: teach(X, Y, weight=torch.ones(3)),
+        r"weight: expected a number or a tensor of shape \(2,\), one per example, got shape \(3,\)",
+    ),
+    "a list of weights": (lambda: teach(X, Y, weight=[1.0, 1.0]), r"weight: .* got list"),
+    "predict another's step": (
+        lambda: influence.predict(Model(NET), other(), X),
+        r"step: expected an update of this model, got one of weight \(3, 4\) where the model has no such",
+    ),
+    "another's step of other shapes": (
+        lambda: influence.actual(Model(nn.Linear(4, 5)), other(), X),
+        r"got one of weight \(3, 4\) where the model has shape \(5, 4\); make it with update",
+    ),
+    "blocks of another's step": (lambda: influence.blocks(Model(NET), other(), X), "step: expected an update of this"),
+    "blocks of a part's step": (
+        lambda: influence.blocks(Model(NET), update(Model(NET, parameters="2.*"), teach(X, Y), lr=0.1), X),
+        "step: expected an update of all parameters of the model, got one without 0.bias",
+    ),
+    "the safe step of another's": (lambda: influence.safe_step(Model(NET), other(), X), "step: expected an update"),
+    "one rate": (lambda: rates([0.1]), r"lrs: expected at least two different finite rates > 0, got \[0.1\]"),
+    "one rate twice": (lambda: rates([0.1, 0.1]), "lrs: expected at least two different"),
+    "a rate of nought": (lambda: rates([0.0, 0.1]), "lrs: expected at least two different"),
+    "a rate that is no list": (lambda: rates(0.1), "lrs: expected at least two different finite rates > 0, got 0.1"),
     "unknown mode": (
         lambda: influence.predict(Model(NET), update(Model(NET), teach(X, Y), lr=0.1), X, mode="jvp"),
         "'forward' or 'difference', got 'jvp'",
@@ -236,3 +280,12 @@ def test_bad_input_gets_one_clear_line(case):
     with pytest.raises(BadInput, match=line) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_what_holds_tensors_is_shown_in_one_line():
+    lesson = teach(X, Y)
+    step = update(Model(NET), lesson, lr=0.1)
+    assert repr(lesson) == "Lesson(inputs (2, 4))"
+    assert repr(teach({"ids": X, "mask": X[:, 0]}, Y)) == "Lesson(inputs (2, 4), (2,))"
+    assert repr(step) == "Update(lr=0.1, 4 parameters)"
+    assert repr(influence.blocks(Model(NET), step, X)) == "Blocks(A (2, 3, 3), K (2, 3, 2, 3), G (2, 3))"

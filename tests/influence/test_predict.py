@@ -177,6 +177,17 @@ def test_a_finite_difference_predicts_where_forward_mode_cannot():
     assert 1e-12 < error < 1e-3
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-3), (torch.float64, 1e-4)])
+def test_a_finite_difference_stays_where_the_logits_are_linear(dtype, bound):
+    net, observed, taught, labels = network("attention")
+    with torch.no_grad():
+        net.head.weight.mul_(30.0)  # a steep network: ±.003 ‖θ‖ moves its logits by several nats
+    model = Model(net.to(dtype))
+    step = influence.update(model, influence.teach(taught, labels), lr=0.1)
+    exact, rough = (influence.predict(model, step, observed, mode=m) for m in ("forward", "difference"))
+    assert float((exact - rough).norm() / exact.norm()) < bound
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_rate_of_nought_gives_blocks_all_the_same(kind):
     net, observed, taught, labels = network("mlp")

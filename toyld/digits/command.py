@@ -4,6 +4,10 @@ A digit is a prompt and its label a response of one token. Probes: `chosen`, tra
 taught; `test_chosen`, held-out images with their own. For images whose label was flipped no kind of `toyld.probes`
 means the true label, which is neither rejected nor a rephrase, so the run has none for it.
 
+All seeds of a run are taught the same images with the same labels, flipped ones too, and probed with the same: drawn
+once, by the first seed. Seeds differ in their initial weights and in the order of the images. So an example, named
+`train 137, test 12` by its places in the two parts of the digits, is one image of each kind for every seed.
+
 After each evaluation the weights, the optimiser's memory and the place in the data are kept; the order of an epoch is
 drawn from seed and epoch alone, so a run that was killed goes on with the same numbers and ends with the same bytes.
 """
@@ -11,9 +15,9 @@ drawn from seed and epoch alone, so a run that was killed goes on with the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,8 +51,9 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 class Plan:
     """One run, everything that determines its numbers beside the digits themselves, which `source` names.
 
-    noise: share of the training labels that are flipped. probes: images of each kind that are measured, drawn for each
-    seed. evaluations: after the one at the start, evenly spaced.
+    seeds: of initial weights and orders; the first also draws what all of them share. noise: share of the training
+    labels that are flipped. probes: images of each kind that are measured. evaluations: after the one at the start,
+    evenly spaced.
     """
 
     source: str
@@ -78,6 +83,20 @@ class Plan:
         return sorted({round(last * k / self.evaluations) for k in range(self.evaluations + 1)})
 
 
+class _Shared(NamedTuple):
+    """What all seeds of a run have in common.
+
+    data: with the images that are taught alone. labels (n,): what is taught. images (2E, 1, H, W): of both kinds, and
+    the labels they are probed `with_` (2E,). example (E,): their names.
+    """
+
+    data: Digits
+    labels: torch.Tensor
+    images: torch.Tensor
+    with_: torch.Tensor
+    example: list[str]
+
+
 def run(
     out: Path,
     plan: Plan,
@@ -92,9 +111,11 @@ def run(
     out: a new folder, or with `resume` the one of a run that was stopped. tell: called with pieces of work done and to
     do. Raises BadInput for what cannot be trained, a descent that comes apart, a folder with another run in it.
     """
-    parts = _start(plan, data)
-    probed = [_probed(plan, data, part) for part in parts]
-    folder = RunFolder.create(out, command="toyld run digits", config=asdict(plan), stages=["sft"], resume=resume)
+    shared = _shared(plan, data)
+    parts = _start(plan, shared)
+    # Who drew the images: folders from when each seed drew its own do not say, and are not gone on with.
+    config = asdict(plan) | {"images_by": plan.seeds[0]}
+    folder = RunFolder.create(out, command="toyld run digits", config=config, stages=["sft"], resume=resume)
     marks = plan.marks(parts[0].n)
     there = set(folder.steps("sft", plan.arm)) if resume else set()
     missing = [mark for mark in marks if mark not in there]
@@ -104,46 +125,46 @@ def run(
         if mark < at or (mark == at and mark not in missing):
             continue
         columns: list[dict[str, np.ndarray]] = []
-        for part, images in zip(parts, probed, strict=True):
+        for part in parts:
             part.run(mark)
             if not part.flat.isfinite().all():
                 got = f"NaN or inf by update {mark}"
-                msg = f"expected a descent that stays finite, got {got}; lower --lr, now {plan.recipe.lr:g}"
+                do = f"lower --lr, now {plan.recipe.lr:g}, and name another folder, or remove {out}"
+                msg = f"expected a descent that stays finite, got {got}; {do}"
                 raise BadInput(msg)
-            columns.append(_measured(part, images))
+            columns.append(_measured(part, shared))
             tell(done := done + 1, total)
-        folder.write(_table(plan, data, mark, parts[0], columns))
+        folder.write(_table(plan, shared, mark, parts[0], columns))
         folder.write_state("sft", plan.arm, mark, _state(parts), beside=_place(plan, parts[0]))
 
 
-def _start(plan: Plan, data: Digits) -> list[Ensemble]:
+def _shared(plan: Plan, data: Digits) -> _Shared:
+    """Images, labels and probes of all seeds, drawn by the first one."""
+    seed = plan.seeds[0]
+    (places,) = picked(data, plan.recipe, [seed])
+    taught = replace(data, images=data.images[places], labels=data.labels[places])
+    true, test = taught.labels.numpy(), data.test_labels
+    labels = torch.from_numpy(flipped(true, plan.noise, seed=seed))
+    count = min(plan.probes, len(places), len(test))
+    own = draw(true, count, seed=seed, stream=PROBED)
+    held = draw(test.numpy(), count, seed=seed, stream=HELD_OUT)
+    images, with_ = torch.cat([taught.images[own], data.test_images[held]]), torch.cat([labels[own], test[held]])
+    names = [f"train {i}, test {j}" for i, j in zip(places[own].tolist(), held.tolist(), strict=True)]
+    return _Shared(taught, labels, images, with_, names)
+
+
+def _start(plan: Plan, shared: _Shared) -> list[Ensemble]:
     """The networks before any training, in the groups that are trained together."""
-    build = make(plan.network, data.side)
-    out = []
-    for block in blocks(plan.seeds, build):
-        index = picked(data, plan.recipe, block)
-        own = data.labels[index].numpy()
-        noisy = np.stack([flipped(row, plan.noise, seed=seed) for row, seed in zip(own, block, strict=True)])
-        out.append(Ensemble(data, build, block, plan.recipe, labels=torch.from_numpy(noisy)))
-    return out
+    build, recipe = make(plan.network, shared.data.side), replace(plan.recipe, images=None)
+    blocked = blocks(plan.seeds, build)
+    return [Ensemble(shared.data, build, block, recipe, labels=shared.labels) for block in blocked]
 
 
-def _probed(plan: Plan, data: Digits, part: Ensemble) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (S, 2E, 1, H, W) of both kinds, and the labels (S, 2E) they are probed with."""
-    count = min(plan.probes, part.n, len(data.test_labels))
-    images, labels = [], []
-    for s, seed in enumerate(part.seeds):
-        own = draw(data.labels[part.index[s]].numpy(), count, seed=seed, stream=PROBED)
-        other = draw(data.test_labels.numpy(), count, seed=seed, stream=HELD_OUT)
-        images.append(torch.cat([data.images[part.index[s, own]], data.test_images[other]]))
-        labels.append(torch.cat([part.labels[s, own], data.test_labels[other]]))
-    return torch.stack(images), torch.stack(labels)
-
-
-def _measured(part: Ensemble, probed: tuple[torch.Tensor, torch.Tensor]) -> dict[str, np.ndarray]:
+def _measured(part: Ensemble, shared: _Shared) -> dict[str, np.ndarray]:
     """Every variable of the table: (S, kind, E), or (S,)."""
-    images, labels = probed
-    z = logits(part.module, {name: value.double() for name, value in part.theta.items()}, images).numpy()
+    theta = {name: value.double() for name, value in part.theta.items()}
+    z = logits(part.module, theta, shared.images).numpy()
+    labels = shared.with_.expand(len(part.seeds), -1)
     place = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
     kinds = {}
     for kind, rows in zip(KINDS, np.split(np.arange(labels.shape[1]), len(KINDS)), strict=True):
@@ -168,7 +189,7 @@ def _scores(part: Ensemble, of: tuple[torch.Tensor, torch.Tensor] | None) -> tup
     return loss, share
 
 
-def _table(plan: Plan, data: Digits, mark: int, part: Ensemble, columns: list[dict[str, np.ndarray]]) -> Any:
+def _table(plan: Plan, shared: _Shared, mark: int, part: Ensemble, columns: list[dict[str, np.ndarray]]) -> Any:
     """One evaluation of all seeds as a Trajectory."""
     variables = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
     variables = {name: value if name == "n_tokens" else value[:, None] for name, value in variables.items()}
@@ -180,13 +201,14 @@ def _table(plan: Plan, data: Digits, mark: int, part: Ensemble, columns: list[di
         step=[mark],
         examples_seen=[epoch * part.n + k * plan.recipe.batch],
         probe=KINDS,
-        example=[f"image {i}" for i in range(variables["logp"].shape[-1])],
+        example=shared.example,
         seed=plan.seeds,
         world="digits",
         stage="sft",
         arm=plan.arm,
         attrs={
-            "vocab_size": CLASSES, "network": plan.network, "data": data.name, "source": data.source,
+            "vocab_size": CLASSES, "network": plan.network, "data": shared.data.name,
+            "source": shared.data.source,
             "noise": float(plan.noise), "objective": "sft", "optimizer": "sgd", "noise_floor": ROUNDING,
         },
     )  # fmt: skip

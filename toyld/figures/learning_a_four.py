@@ -2,18 +2,19 @@
 
 The embedded 8×8 digits, in the manner of the paper's Figure 1; 32 networks of two hidden layers, 500 images each. A:
 after training, one more step of plain descent on one image of a 4 (left), as held-out images of a 4, a 6, a 9 and a 0
-see it: mean Δlog π of every class (navy: 4; orange: the image's own), bars: what happened, dots: first order, −η A K G
+see it: mean Δlog π of every class (navy: 4; orange: the image's own), bars: what happened, dots: first order, −ηAKG
 (`lifts.first-order-foretells`). Class 4 rises on images of every class (`lifts.four-lifts-all`), in probability most on
 those that are taken for a 4 (`lifts.partner-gains`). The embedded digits are another collection than MNIST, scanned to
 8×8 pixels: a 4 looks like a 6 or a 1 there, not like a 9, and before training a 9 is lifted no more than a 0
 (`lifts.four-lifts-nine`). B: what all lessons of the run did to the log-probabilities on images of a 4, summed to first
-order, by the class of the lesson: its own lessons push all others down (`lifts.four-pushes-all`), each class's own
-lessons pull it up (`lifts.own-lessons-raise`; those of 9s less on a 4 than on others, `lifts.accumulated`); together
-they are all but a seventh of what happened (`lifts.lessons-add-up`). C: mean log π(j) on images of class i in the end,
-less what rows and columns explain: a 4 goes with a 6 (`lifts.top-partner-of-four` says 9). D: it could be told before
-training: how much a lesson of j lifts j on images of i at the first update, likewise
-(`lifts.first-lift-foretells-likeness`; a jackknife over the ten classes gives that correlation a standard error of
-.12). All intervals are over networks, given ten held-out images a class, the same for all.
+order, by the class of the lesson (orange: up, violet: down): its own push all others down (`lifts.four-pushes-all`),
+each class's own lessons pull it up (`lifts.own-lessons-raise`; those of 9s less on a 4 than on others,
+`lifts.accumulated`); together they are all but a seventh of what happened (`lifts.lessons-add-up`). C: mean log π(j) on
+images of class i in the end, less what rows and columns explain (red: more, blue: less): a 4 goes with a 6
+(`lifts.top-partner-of-four` says 9). D: it could be told before training: how much a lesson of j lifts j on images of i
+at the first update, likewise (`lifts.first-lift-foretells-likeness`; a jackknife over the ten classes gives that
+correlation a standard error of .12). All intervals are over networks, given ten held-out images a class, the same for
+all.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def draw(table: Mapping[str, Any]) -> Any:
         colors = [RISE if j == 4 else SOFT if j == i else QUIET for j in real["j"]]
         ax.bar(real["j"], real["value"], color=colors, width=0.8)
         ax.vlines(real["j"], real["low"], real["high"], color=INK, lw=0.6)
-        ax.plot(predicted["j"], predicted["value"], ".", color=FALL, ms=2.6)
+        ax.plot(predicted["j"], predicted["value"], "o", color="black", mec="white", mew=0.35, ms=2.4, zorder=4)
         ax.axhline(0.0, color=INK, lw=0.5)
         ax.set_xticks(range(N), [str(j) for j in range(N)], fontsize=5.5)
         ax.set_ylim(low - 0.01, high + 0.01)

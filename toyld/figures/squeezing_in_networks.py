@@ -1,17 +1,17 @@
 """A negative step in real networks: the label falls, y* mostly rises, and K says who
 
 Networks that read digits (scikit-learn's 8×8; MLP, LeNet), one step of gradient descent on log π(y|x_u) at a held-out
-image, s = 1 in units of the closed form, 32 seeds, all trained on the same images: intervals are over starts, orders
-and images pushed at. A, B: one image of a LeNet after one pass over the data, y the likeliest wrong label; its classes
-before the step (circle) and after (triangle). Of all such images the one whose y* falls furthest. A, the head alone
-takes the step: K = (‖h‖² + 1)I, this is the closed form itself, and y* must rise (`squeeze.runner-up-rises`). B, all
-layers take it: y falls (`network.label-falls`), but so does y*, against the guarantee (`network.runner-up-rises`,
-`network.runner-up-always-rises`), because K lifts other classes more (`network.score-law`). C: share of the cases (four
-images a seed, four labels each) in which y* rises, by stage of training; mean and 95 % interval over seeds
-(`network.runner-up-mostly-rises`); gray, the head alone: always. D: all classes but y of LeNets after one pass, y the
-likeliest wrong label; what was foretold against what happened, in the tinted corners with the wrong sign. The network's
-own K hits nearly every sign (`network.kernel-tells-signs`), K ∝ I about three in four
-(`network.kernel-beats-isotropy`).
+image, s = 1 in units of the closed form, 32 seeds (8 at smoke size), all trained on the same images: intervals are over
+starts, orders and images pushed at. A, B: one image of a LeNet after one pass over the data, y the likeliest wrong
+label; its classes before the step (circle) and after (triangle). Of all such images the one whose y* falls furthest. A,
+the head alone takes the step: K = (‖h‖² + 1)I, this is the closed form itself, and y* must rise
+(`squeeze.runner-up-rises`). B, all layers take it: y falls (`network.label-falls`), but so does y*, against the
+guarantee (`network.runner-up-rises`, `network.runner-up-always-rises`), because K lifts other classes more
+(`network.score-law`). C: share of the cases (four images a seed, four labels each) in which y* rises, by stage of
+training; mean and 95 % interval over seeds, cut at 100 % (`network.runner-up-mostly-rises`); gray, the head alone:
+always. D: all classes but y of LeNets after one pass, y the likeliest wrong label; what was foretold against what
+happened, in the tinted corners with the wrong sign. The network's own K hits nearly every sign
+(`network.kernel-tells-signs`), K ∝ I about three in four (`network.kernel-beats-isotropy`).
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _shares(ax: Any, table: Mapping[str, Any]) -> None:
         one = [rows(table, panel="share", network=network, stage=stage, layers="all") for stage in STAGES]
         x = np.arange(len(STAGES)) + (k - 0.5) * 0.08
         mean, low, high = (np.array([row[name][0] for row in one]) for name in ("mean", "low", "high"))
-        ax.vlines(x, low, high, color=color, lw=1.6)
+        ax.vlines(x, low, np.minimum(high, 1.0), color=color, lw=1.6)  # a share is at most 1
         ax.plot(x, mean, "-o", color=color, lw=1.2, ms=5.0, mec="white", mew=0.7)
         ax.annotate(network, (x[-1], mean[-1]), xytext=(8, -6), textcoords="offset points", va="center", color=color,
                     weight="bold", fontsize=7)  # fmt: skip

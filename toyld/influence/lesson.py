@@ -6,6 +6,7 @@ A lesson is any loss of logits. `teach` is SFT, `from_objective` any loss of `to
 from __future__ import annotations
 
 import contextlib
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,11 @@ class Lesson:
 
     inputs: Inputs
     loss: Callable[[Tensor], Tensor]
+
+    def __repr__(self) -> str:
+        x = self.inputs
+        parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple | list) else (x,)
+        return f"Lesson(inputs {', '.join(str(tuple(part.shape)) for part in parts)})"
 
     def residual(self, z: Tensor, /) -> Tensor:
         """G = ∂L/∂z at logits z, in their shape (U, …, V)."""
@@ -65,9 +71,7 @@ def log_probs(z: Tensor, labels: Tensor, /) -> Tensor:
     >>> log_probs(torch.zeros(2, 4), torch.tensor([3, -100])).round(decimals=4)
     tensor([-1.3863,  0.0000])
     """
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        msg = f"labels: expected integers, got {labels.dtype}; convert with .long()"
-        raise BadInput(msg)
+    _integers(labels)
     if labels.shape != z.shape[:-1]:
         want = tuple(z.shape[:-1])
         msg = f"labels: expected shape {want}, one per row of logits, got {tuple(labels.shape)}; shift and pad them so"
@@ -85,17 +89,47 @@ def log_probs(z: Tensor, labels: Tensor, /) -> Tensor:
     return torch.where(taught, picked, 0.0)
 
 
+def _integers(labels: Any) -> None:
+    if not isinstance(labels, Tensor):
+        msg = f"labels: expected a tensor of integers, got {type(labels).__name__}; convert with torch.as_tensor"
+        raise BadInput(msg)
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        msg = f"labels: expected integers, got {labels.dtype}; convert with .long()"
+        raise BadInput(msg)
+
+
+def _taught(*labels: Tensor) -> None:
+    if not any(y.is_meta or bool((y != IGNORED).any()) for y in labels):
+        msg = "labels: expected some that are taught, got −100 (none) everywhere; give a label to one position at least"
+        raise BadInput(msg)
+
+
 def teach(inputs: Inputs, labels: Tensor, /, *, weight: float | Tensor = 1.0) -> Lesson:
     """SFT: L = −weight · mean over examples of Σ_l log π(y_l | x), hence G = weight (π − e_y)/U.
 
     labels: (U,), or (U, T) for logits (U, T, V), label l being what position l should predict; −100 = not taught.
+    Labels are not shifted here, unlike Hugging Face: pass inputs ids[:, :-1] and labels ids[:, 1:].
     weight: a number, or one per example (U,); −1 is the negative gradient, which pushes y down.
+
+    Raises:
+        BadInput: labels that are no tensor of integers, or all −100; a weight that is neither a number nor (U,).
 
     >>> lesson = teach(torch.zeros(1, 3), torch.tensor([0]), weight=-1.0)
     >>> lesson.residual(torch.zeros(1, 4))
     tensor([[ 0.7500, -0.2500, -0.2500, -0.2500]])
+    >>> ids = torch.tensor([[3, 1, 2]])                                 # a sequence: 3 → 1, and 3 1 → 2
+    >>> teach(ids[:, :-1], ids[:, 1:]).residual(torch.zeros(1, 2, 4))
+    tensor([[[ 0.2500, -0.7500,  0.2500,  0.2500],
+             [ 0.2500,  0.2500, -0.7500,  0.2500]]])
     """
     number = count(inputs)
+    _integers(labels)
+    _taught(labels)
+    fits = tuple(weight.shape) in ((), (number,)) if isinstance(weight, Tensor) else isinstance(weight, numbers.Real)
+    if not fits:
+        got = f"shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
+        msg = f"weight: expected a number or a tensor of shape ({number},), one per example, got {got}"
+        raise BadInput(msg)
 
     def loss(z: Tensor) -> Tensor:
         each = log_probs(z, labels).reshape(number, -1).sum(-1)
@@ -142,6 +176,9 @@ def from_objective(
         msg = f"advantages: expected sides among {', '.join(sides)}, got {unknown[0]!r}; pass that side or drop it"
         raise BadInput(msg)
     fixed: dict[str, Tensor] = {}
+    for _, labels in sides.values():
+        _integers(labels)
+    _taught(*(labels for _, labels in sides.values()))
     for name, (inputs, labels) in sides.items():
         wide = labels if labels.ndim > 1 else labels[:, None]
         fixed[f"{name}_mask"] = wide != IGNORED

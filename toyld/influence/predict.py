@@ -8,7 +8,7 @@ gives θ' − θ, one forward-mode pass each batch of observers the rest; no Jac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,12 +45,15 @@ def predict(
     """First-order Δlog π(·|x_o), (O, …, V) in nats: A(x_o) J(x_o) (θ' − θ).
 
     mode: "forward" is exact (forward-mode differentiation, some two forward passes). "difference": the central
-    difference of log π over ±.003 ‖θ‖ along the step, for modules without forward mode; it carries an error of some
-    1e-4 relative in float32 (more at kinks of ReLU), in bfloat16 it is useless. batch: how many observers go through
-    the module at once, by default all; fewer need less memory, and less time where their activations fit in a cache.
+    difference of log π along the step, for modules without forward mode: over ±.003 ‖θ‖, or as much less as keeps the
+    change of logits below some ε^⅓ max(1, |z|). Measured ‖error‖/‖Δlog π‖: 1e-5 to 1e-3 in float32, 1e-8 to 5e-5 in
+    float64 (small networks, some of them steep); 6e-3 and 2e-3 on an MLP trained on 8×8 digits, at kinks of its ReLU;
+    3e-4 and 1e-4 on a language model of 260,032 parameters. In bfloat16 it is useless.
+    batch: how many observers go through the module at once, by default all; fewer need less memory, and less time where
+    their activations fit in a cache.
 
     Raises:
-        BadInput: observers of another device or dtype, outputs that are not logits.
+        BadInput: observers of another device or dtype, outputs that are not logits, a step of another model.
 
     >>> from toyld.influence import Model, teach, update
     >>> net = torch.nn.Linear(3, 2, bias=False)
@@ -59,6 +62,7 @@ def predict(
     >>> predict(Model(net), update(Model(net), teach(x, torch.tensor([0])), lr=0.1), x)    # η‖x‖² (e_y − π), centred
     tensor([[ 0.4500, -0.4500]])
     """
+    step.fits(model)
     if mode == "forward":
         direction, size = step.direction
         parts = [model.tangent(part, direction) for part in _batches(model, observers, batch)]
@@ -70,13 +74,28 @@ def predict(
     direction = step.displacement
     length = _norm(direction.values())
     h = 3e-3 * _norm(model.theta.values()) / length if length else 1.0
+    small = max(torch.finfo(model.dtype).eps, 1e-9) ** (1 / 3)  # 1e-9: norms of float64 models often run in float32
+    up, down = _sides(model, direction, observers, h, batch)
+    for _ in range(8):
+        want = small * max(1.0, float(up.abs().max()))
+        got = float((up - down).abs().max()) / 2.0
+        if got <= 2.0 * want:
+            break
+        h *= want / got
+        up, down = _sides(model, direction, observers, h, batch)
+    return (torch.log_softmax(up, -1) - torch.log_softmax(down, -1)) / (2.0 * h)
+
+
+def _sides(
+    model: Model, direction: Mapping[str, Tensor], observers: Inputs, h: float, size: int | None
+) -> list[Tensor]:
+    """The logits at θ ± h d."""
     sides = []
     with torch.no_grad():
         for sign in (h, -h):
             theta = {name: model.theta[name] + sign * d for name, d in direction.items()}
-            z = torch.cat([model.checked(model.at(theta, part)) for part in _batches(model, observers, batch)])
-            sides.append(torch.log_softmax(z, -1))
-    return (sides[0] - sides[1]) / (2.0 * h)
+            sides.append(torch.cat([model.checked(model.at(theta, part)) for part in _batches(model, observers, size)]))
+    return sides
 
 
 def _batches(model: Model, inputs: Inputs, size: int | None) -> Iterable[Inputs]:
@@ -103,6 +122,7 @@ def actual(model: Model, step: Update, observers: Inputs, /) -> Tensor:
     >>> bool(change[0, 0] > 0 > change[0, 1]), torch.equal(net.weight, before)
     (True, True)
     """
+    step.fits(model)
     model.accepts(observers)
     with torch.no_grad():
         theta = {name: model.theta[name] + d for name, d in step.displacement.items()}
@@ -139,6 +159,9 @@ def errors(model: Model, lesson: Lesson, observers: Inputs, /, *, lrs: Sequence[
     constant holds the curvature of log π(x_o) along the step, which Proposition 1 hides in ‖∇_θ z(x_u)‖²; it is not
     uniform over networks.
 
+    Raises:
+        BadInput: fewer than two different rates, a rate that is not finite and > 0.
+
     >>> from toyld.influence import Model, teach
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
     >>> x = torch.eye(4, dtype=torch.float64)
@@ -146,15 +169,22 @@ def errors(model: Model, lesson: Lesson, observers: Inputs, /, *, lrs: Sequence[
     >>> round(found.order, 1)
     2.0
     """
+    try:
+        rates = [float(lr) for lr in lrs]
+    except (TypeError, ValueError):
+        rates = []
+    if len(set(rates)) < 2 or not all(0.0 < lr < float("inf") for lr in rates):
+        msg = f"lrs: expected at least two different finite rates > 0, got {lrs!r}; the order is a slope between rates"
+        raise BadInput(msg)
     unit = update(model, lesson, lr=1.0)
     first = predict(model, unit, observers)
     change, error = [], []
-    for lr in lrs:
-        step = Update(lesson, float(lr), unit.gradient, dict.fromkeys(unit.gradient, float(lr)), {})
+    for lr in rates:
+        step = Update(lesson, lr, unit.gradient, dict.fromkeys(unit.gradient, lr), {})
         moved = actual(model, step, observers)
         change.append(float(torch.linalg.vector_norm(moved)))
         error.append(float(torch.linalg.vector_norm(moved - lr * first)))
-    return Errors(np.array(lrs, float), np.array(change), np.array(error))
+    return Errors(np.array(rates), np.array(change), np.array(error))
 
 
 def safe_step(model: Model, step: Update, observers: Inputs, /) -> Tensor:
@@ -172,6 +202,7 @@ def safe_step(model: Model, step: Update, observers: Inputs, /) -> Tensor:
     >>> round(float(safe_step(Model(net), update(Model(net), teach(x, torch.tensor([0])), lr=1.0), x)), 3)  # π/1
     3.142
     """
+    step.fits(model)
     _, dz = model.tangent(observers, step.displacement)
     low, high = torch.aminmax(dz, dim=-1)
     return torch.pi / (high - low)

@@ -37,6 +37,18 @@ class Update:
     scale: Mapping[str, Tensor | float]
     drift: Mapping[str, Tensor]
 
+    def __repr__(self) -> str:
+        return f"Update(lr={self.lr:g}, {len(self.gradient)} parameters)"
+
+    def fits(self, model: Model, /) -> None:
+        """Raise BadInput unless the model has the parameters that this update moves, of the same shapes."""
+        for name, g in self.gradient.items():
+            p = model.parameters.get(name)
+            if p is None or p.shape != g.shape:
+                got = "no such parameter" if p is None else f"shape {tuple(p.shape)}"
+                msg = f"step: expected an update of this model, got one of {name} {tuple(g.shape)} where the model has "
+                raise BadInput(msg + f"{got}; make it with update(model, …)")
+
     @property
     def displacement(self) -> dict[str, Tensor]:
         """θ' − θ, by name."""
@@ -68,8 +80,8 @@ def update(
     of the gradient, as torch.nn.utils.clip_grad_norm_ does it before the step.
 
     Raises:
-        BadInput: neither or both of lr and optimizer, an optimiser of another kind or of other parameters, a loss that
-            is not finite.
+        BadInput: neither or both of lr and optimizer, a clip that is not a number > 0, an optimiser of another kind or
+            of other parameters, a loss that is not finite.
 
     >>> net = torch.nn.Linear(3, 2)
     >>> from toyld.influence import teach
@@ -82,6 +94,9 @@ def update(
         raise BadInput(msg)
     if lr is not None and not (isinstance(lr, float | int) and 0.0 < lr < float("inf")):
         msg = f"lr: expected a finite number > 0, got {lr!r}; a negative gradient is a lesson of negative weight"
+        raise BadInput(msg)
+    if clip is not None and not (isinstance(clip, float | int) and 0.0 < clip < float("inf")):
+        msg = f"clip: expected a finite number > 0, got {clip!r}; leave it out for no clipping"
         raise BadInput(msg)
     gradient, reached = _gradient(model, lesson)
     factor = 1.0 if clip is None else _clipped(gradient, clip)

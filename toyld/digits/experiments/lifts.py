@@ -15,8 +15,8 @@ images. How much of a likeness between classes hangs on which classes there are 
 
 Settings. *smoke*: the embedded digits; the paper's recipe with 500 images, 60 epochs and three times its rate, which
 comes as far as its 3,200 updates allow in 480; two hidden layers of 64. *paper*: MNIST; the paper's networks by its
-recipe on 2,000 images, LeNet for 25 of the 100 epochs, and both on all images at a rate of .05, as far as three minutes
-and a half of one core let ten seeds go in all four.
+recipe on 2,000 images, and both on all images at a rate of .05, as far as some minutes
+of one core let ten seeds go in all four.
 """
 
 from __future__ import annotations
