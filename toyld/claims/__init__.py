@@ -54,6 +54,7 @@ __all__ = [
 
 _TOOLS = {
     "base",
+    "counted",
     "effects",
     "exact",
     "published",

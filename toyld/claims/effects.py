@@ -41,7 +41,8 @@ class Effect:
 
     `p_below`: one-sided against value ≥ 0; 1 − p unless the statement is compound. NaN where nothing can be tested.
     `parts`: what it was computed from, where that is numbers by unit alone: of `ranked` an array (unit,) a part, of
-    `peaked` (`rank` None) an array (evaluation, unit) a curve. Two effects of equal numbers are equal, whatever these.
+    `peaked` (`rank` None) an array (evaluation, unit) a curve, of counts (`rank` 0, `toyld.claims.counted`) 1 or 0 a
+    unit. Two effects of equal numbers are equal, whatever these.
 
     >>> round(Effect(1.0, 0.5, 1.5, 20, 0.001).two_sided, 6)
     0.002

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from toyld.checked import BadInput
+from toyld.claims.counted import in_most
 from toyld.claims.effects import Effect, peaked, ranked, untested
 from toyld.claims.runs import RunResult, Trial, Verdict, decide, summary
 
@@ -37,7 +38,7 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _again(parts: Sequence[np.ndarray], rank: int | None) -> Effect:
-    return peaked(parts) if rank is None else ranked(parts, rank)
+    return peaked(parts) if rank is None else ranked(parts, rank) if rank else in_most(parts, 1.0)
 
 
 def rounded(effect: Effect, digits: int) -> Effect:
@@ -162,7 +163,7 @@ def _parsed(entry: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Tria
             raise ValueError(f"numbers of other than {len(about['seeds'])} seeds")
         if one["verdict"] not in get_args(Verdict):
             raise ValueError(f"verdict {one['verdict']}")
-        if parts is not None and one["rank"] is not None and not 1 <= one["rank"] <= len(parts):
+        if parts is not None and one["rank"] is not None and not 0 <= one["rank"] <= len(parts):
             raise ValueError(f"rank {one['rank']} of {len(parts)}")
         told = {name: one["effect" if name == "value" else name] for name in NUMBERS}
         told = {name: math.nan if x is None else x for name, x in told.items()}
