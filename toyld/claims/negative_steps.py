@@ -142,7 +142,7 @@ def runner_up_mostly_rises(ds: xr.Dataset) -> Effect:
     source=f"{PAPER}, §2, Proposition 1",
     premises=needs_pushes(),
     expect="holds",
-    why="of .991 to 1 of them",
+    why="K gets the signs of .991 to 1 of them right, by table",
     unit=NETWORKS,
     **ABOUT,
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["FALL", "INK", "QUIET", "RISE", "SOFT", "note", "require", "title"]
+import numpy as np
+
+__all__ = ["FALL", "INK", "QUIET", "RISE", "SOFT", "centred", "note", "require", "title"]
 
 RISE = "#0B3954"  # navy, L* = 22
 FALL = "#D55E00"  # vermilion, L* = 53
@@ -29,3 +32,11 @@ def require(condition: Any, message: str, /) -> None:
     """Raise AssertionError with the message unless the condition holds (also under python -O)."""
     if not bool(condition):
         raise AssertionError(message)
+
+
+def centred(table: Mapping[str, Any], /, *, mean: str = "mean") -> None:
+    """Require that every interval (columns low, high) lies evenly about its mean, as Student's does."""
+    x, low, high = (np.asarray(table[name], float) for name in (mean, "low", "high"))
+    off = np.abs(low + high - 2.0 * x)
+    worst = float(np.nanmax(off, initial=0.0))
+    require(worst < 1e-6 * max(1.0, float(np.nanmax(np.abs(x)))), f"an interval lies {worst:.3g} aside of its mean")

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, note, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, note, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -221,6 +221,7 @@ def _by_hand(seeds: int) -> tuple[Any, Any, Any, Any]:
 
 def check(table: Mapping[str, Any]) -> None:
     """What the caption says; steps, their first order and the first lift once more by autograd, network by network."""
+    centred(table, mean="value")
     seeds = int(table["seeds"].max())
     real, slope, lifted, run = _by_hand(seeds)
     for what, hand in (("real", real), ("predicted", slope)):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, centred, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -191,6 +191,9 @@ def _by_hand(network: str) -> dict[str, float]:
 
 def check(table: Mapping[str, Any]) -> None:
     """What the caption tells of the curves and classes; one seed of each network from Jacobians, by hand."""
+    centred(table)
+    last = float(np.nanmax(table["epoch"]))
+    require(last == 16.0 and np.nanmin(table["epoch"]) == 0.0, f"expected epochs 0 to 16, got up to {last:g}")
     for network in COLOURS:
         for what, want in _by_hand(network).items():
             found = float(rows(table, network=network, what=f"first seed, {what}")["mean"][0])

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, note, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, note, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -246,6 +246,7 @@ def _by_hand(seeds: int) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
 
 def check(table: Mapping[str, Any]) -> None:
     """What the caption says; LeNet's cases after one pass again with torch's autograd."""
+    centred(table)
     shares = rows(table, panel="share")
     for network, stage, layers, mean in zip(*(shares[n] for n in ("network", "stage", "layers", "mean")), strict=True):
         require(

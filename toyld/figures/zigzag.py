@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -239,6 +239,7 @@ def _by_hand() -> tuple[dict[int, float], dict[int, float]]:
 
 def check(table: Mapping[str, Any]) -> None:
     """What the caption says; the first seed's path and its own lessons once more, by hand."""
+    centred(table, mean="value")
     beliefs, sums = _by_hand()
     for what, hand in (("log_true", beliefs), ("own_true", sums)):
         one = rows(table, panel="mean", what=what)
