@@ -116,7 +116,7 @@ def _heat(ax: Any, values: Any, colors: str, *, limit: float, least: float, digi
         if abs(value) >= least:
             color = "white" if abs(value) > 0.55 * limit else INK
             text = f"{abs(value):.{digits}f}".lstrip("0")
-            ax.text(j, i, text if value > 0 else f"−{text}", ha="center", va="center", fontsize=4.5, color=color)
+            ax.text(j, i, text if value > 0 else f"−{text}", ha="center", va="center", fontsize=3.9, color=color)
 
 
 def draw(table: Mapping[str, Any]) -> Any:
