@@ -352,7 +352,7 @@ def valley_always_calms(*tables: xr.Dataset) -> Effect:
     source="toyld, T6 (entropy.valley), weakened",
     premises=needs_pushes(),
     expect="holds",
-    why="in .95 to 1 of them",
+    why="entropy falls in .95 to 1 of them, by table",
     unit=CASES,
     **ABOUT,
 )

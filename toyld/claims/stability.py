@@ -137,7 +137,7 @@ def half_way_ranking_stays(ds: xr.Dataset) -> Effect:
 @stability_claim(
     "stability.kernel-moves-on",
     "Meanwhile the kernel itself changes, from half-way to the end, by more than a quarter in shape: E‖K/k − K'/k'‖, k "
-    "the mean norm. A factor on all of K, which can alter no ranking, does not count.",
+    "the mean norm, so that a factor on all of K, which can alter no ranking, does not count.",
     source=f"{C1}: E‖K‖ and E‖K^t − K^{{t−1}}‖ change a lot while the ranking stays",
     premises=needs_kernels("shape_last"),
     expect="conditional",
