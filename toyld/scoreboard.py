@@ -4,7 +4,8 @@
 nothing serves yet reads *not run*. All run claims of a rung are one family of tests (`toyld.claims.runs.decide`), so a
 cell does not depend on which claims were asked for. A run claim may be expected to come out differently from rung to
 rung; the board is as expected where every cell that was computed is. A cell of a rung with experiments (`contexts`,
-`digits`) is computed now, in small worlds, and carries what was recorded of larger ones (`paper`): it decides nothing.
+`digits`, `tiny`) is computed now, in small worlds, and carries what was recorded of larger ones (`paper`), which
+decides nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,14 @@ def _digits() -> Experiments:
     return EXPERIMENTS
 
 
+def _tiny() -> Experiments:
+    from toyld.tiny.experiments import EXPERIMENTS
+
+    return EXPERIMENTS
+
+
 rungs.serve("digits", _digits)  # claims import no network
+rungs.serve("tiny", _tiny)
 
 
 def _evaluate(rung: str, claim: Claim, examples: int, seed: int) -> Result | RunResult:
@@ -60,7 +68,7 @@ def _evaluate(rung: str, claim: Claim, examples: int, seed: int) -> Result | Run
 # rung -> (claim, examples, seed) -> Result, or RunResult (runs have seeds of their own, logs draw nothing: examples and
 # seed do not count there)
 SERVES: dict[str, Callable[[Any, int, int], Any]] = {
-    rung: functools.partial(_evaluate, rung) for rung in ("softmax", "contexts", "digits", "published")
+    rung: functools.partial(_evaluate, rung) for rung in ("softmax", "contexts", "digits", "tiny", "published")
 }
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_torch_array
 
 from toyld.checked import BadInput
 from toyld.contexts.measure import Statistics, blocks, flat, reach, statistics, token_log_probs
-from toyld.contexts.world import Responses, World, on_host
+from toyld.contexts.world import Responses, on_host
 from toyld.objectives import Batch, looks_across
 
 __all__ = ["Reading", "Rows"]
@@ -44,6 +44,19 @@ class Reading(NamedTuple):
     logp: dict[str, Array]  # side → (B, P, T); behind the end of a response any finite number
 
 
+class Scene(Protocol):
+    """What rows lie on: a `World`, or anything else with contexts; `logits` says library, dtype and device."""
+
+    @property
+    def logits(self) -> Array: ...
+    @property
+    def responses(self) -> Mapping[str, Responses]: ...
+    @property
+    def trained(self) -> int: ...
+    @property
+    def size(self) -> tuple[int, int, int]: ...
+
+
 class Rows:
     """The rows of a stage and what the objective makes of them.
 
@@ -54,7 +67,7 @@ class Rows:
 
     def __init__(
         self,
-        world: World,
+        world: Scene,
         objective: Any,
         sides: Mapping[str, str],
         before: Array,
@@ -252,7 +265,7 @@ class Rows:
         return True
 
 
-def _used(world: World, sides: Mapping[str, str]) -> list[Responses]:
+def _used(world: Scene, sides: Mapping[str, str]) -> list[Responses]:
     """The responses of the sides, one row a prompt on each."""
     if missing := sorted(set(sides.values()) - set(world.responses)):
         msg = f"expected kinds among {', '.join(world.responses)}, got {', '.join(missing)}; name one that is there"
