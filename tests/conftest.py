@@ -1,15 +1,21 @@
-"""Shared set-up: offline, deterministic under CI, and the scoreboard at the end of the run."""
+"""Shared set-up: offline, deterministic under CI, benchmarks as modules, and the scoreboard at the end of the run."""
 
 import functools
+import importlib
 import io
+import json
 import os
 import re
+import sys
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import hypothesis
 import pytest
@@ -20,6 +26,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 ROW = "scoreboard_row"
 ROOT = Path(__file__).parents[1]
+LINE = ["benchmark", "against", "size", "ratio", "target", "agree", "tolerance", "device", "threads", "repeats"]
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +36,39 @@ def data() -> Path:
     if not folder:
         pytest.skip("needs real inputs: set TOYLD_DATA to the folder that holds runs/, preference/ and models/")
     return Path(folder)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """A script of benchmarks/ as a module, by its name; afterwards it and what it imported from beside it are gone."""
+    import torch
+
+    folder, threads = ROOT / "benchmarks", torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("XLA_FLAGS", "")  # benchmarks/influence.py sets it
+
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+    for path in folder.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def compared(capsys: pytest.CaptureFixture[str]) -> Callable[[ModuleType], tuple[list[dict[str, Any]], str]]:
+    """A benchmark's lines at smoke size, each of the form that all have and within its tolerance, and its table."""
+
+    def run(benchmark: ModuleType) -> tuple[list[dict[str, Any]], str]:
+        assert benchmark.main(["--size", "smoke"]) == 0
+        printed = capsys.readouterr()
+        lines = [json.loads(line) for line in printed.out.splitlines()]
+        for line in lines:
+            assert list(line)[: len(LINE)] == LINE
+            assert line["agree"] <= line["tolerance"]
+            assert line["ratio"] > 0
+            assert line["threads"] == 1
+        return lines, printed.err
+
+    return run
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import os
@@ -19,7 +20,7 @@ import pytest
 from toyld import claims, figures
 from toyld import softmax as sm
 from toyld.checked import BadInput
-from toyld.figures import _notebook, _render
+from toyld.figures import _look, _notebook, _render
 from toyld.figures._registry import from_module
 from toyld.figures._table import rows
 
@@ -30,6 +31,17 @@ PICTURED = {"learning_a_four", "rank_stability", "zigzag"}
 # Networks are trained with gradients written out, not by `softmax.residual`: other bugs are planted there.
 TRAINED = {"learning_a_four", "rank_stability", "squeezing_in_networks", "zigzag"}
 QUICK = "threshold_and_winners"
+
+
+def test_an_interval_is_students_and_nan_where_seeds_are_too_few() -> None:
+    from scipy.stats import ttest_1samp
+
+    units = np.random.default_rng(0).normal(1.0, 2.0, 7)
+    low, high = ttest_1samp(units, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose(_look.interval(units), (units.mean(), low, high), rtol=1e-12)
+    np.testing.assert_array_equal(_look.interval(units[:1]), (units[0], np.nan, np.nan))
+    np.testing.assert_array_equal(_look.interval([]), (np.nan, np.nan, np.nan))
+    assert doctest.testmod(_look) == (0, 1)
 
 
 def available(slug: str) -> figures.Figure:

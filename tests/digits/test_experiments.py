@@ -21,6 +21,7 @@ from toyld.claims.effects import ranked
 from toyld.claims.runs import run_claim
 from toyld.cli import claims as command
 from toyld.cli import guard
+from toyld.digits import data as files
 from toyld.digits import experiments
 from toyld.trajectory import experiments as found_by_file
 from toyld.trajectory.experiments import Experiments
@@ -159,23 +160,25 @@ def test_a_rung_that_nobody_serves_is_one_clear_line(tmp_path):
 
 
 def test_the_record_names_the_digits_it_read(data, monkeypatch, tmp_path):
-    name, few = "t10k-labels-idx1-ubyte", [file for file in experiments.FILES if "labels" in file]
-    assert [len(experiments.FILES), len(few)] == [4, 2]
+    name, few = "t10k-labels-idx1-ubyte", {file: of for file, of in files.FILES.items() if "labels" in file}
+    assert [len(files.FILES), len(few)] == [4, 2]
     plain = gzip.decompress((data / "mnist" / f"{name}.gz").read_bytes())
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / name).write_bytes(plain)
     monkeypatch.setenv("TOYLD_DATA", str(tmp_path))
     with pytest.raises(BadInput, match=r"expected train-images-idx3-ubyte or its \.gz in"):
         experiments.data("paper")
-    monkeypatch.setattr(experiments, "mnist", lambda: None)  # whole files are its tests' affair
-    monkeypatch.setattr(experiments, "FILES", few)
+    monkeypatch.setattr(files, "FILES", few)
     monkeypatch.setenv("TOYLD_DATA", str(data))
     got = experiments.data("paper")
     assert all(re.fullmatch(r"mnist/\S+-labels-\S+ [0-9a-f]{64}", f"{file} {digest}") for file, digest in got.items())
     assert (len(got), got[f"mnist/{name}"]) == (2, hashlib.sha256(plain).hexdigest())
     monkeypatch.setenv("TOYLD_DATA", str(tmp_path))
-    monkeypatch.setattr(experiments, "FILES", [name])
+    monkeypatch.setattr(files, "FILES", {name: few[name]})
     assert experiments.data("paper") == {f"mnist/{name}": got[f"mnist/{name}"]}  # packed or not
+    (tmp_path / "mnist" / name).write_bytes(plain[:-1] + bytes([plain[-1] ^ 1]))
+    with pytest.raises(BadInput, match=rf"expected 10008 bytes with md5 {few[name].md5} in {name}, got 10008 bytes"):
+        experiments.data("paper")
 
 
 # -- on the board

@@ -9,6 +9,7 @@ from toyld import digits, influence
 from toyld.digits.experiments import _couplings as couplings_of
 from toyld.digits.experiments import _rankings as rankings
 from toyld.digits.experiments import stability
+from toyld.influence.stability import standing
 
 EPS = float(np.finfo(np.float32).eps)
 SEEDS = (1000, 1001)
@@ -48,9 +49,9 @@ def test_standing_gives_spearmans_correlation_ties_included():
     rng = np.random.default_rng(0)
     for levels in (3, 100):
         x, y = rng.integers(levels, size=(2, 9)).astype(float)
-        found = float(rankings.standing(x) @ rankings.standing(y))
+        found = float(standing(x) @ standing(y))
         assert found == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
-    assert np.isnan(rankings.standing(np.ones(4))).all()
+    assert np.isnan(standing(np.ones(4))).all()
 
 
 def test_means_over_lessons_are_those_of_a_loop():

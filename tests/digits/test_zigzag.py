@@ -63,13 +63,15 @@ def test_an_images_own_lesson_and_those_of_all_others(found):
     assert float(mine.abs().max()) > 1e-3
 
 
-def test_students_of_one_hot_targets_are_trained_as_ever(found, monkeypatch):
+@pytest.mark.parametrize("weights", [None, torch.linspace(-0.2, 2.0, 60)], ids=["all alike", "weighted"])
+def test_students_of_one_hot_targets_are_trained_as_ever(found, monkeypatch, weights):
     monkeypatch.setattr(_soft, "blocks", lambda seeds, _: [(seed,) for seed in seeds])  # one after another
     # The last batch of an epoch is a smaller one.
     data, recipe = found.trained.data, replace(RECIPE, epochs=4, batch=25, cosine=True, weight_decay=1e-3)
     q = torch.nn.functional.one_hot(found.given, 10).double()
-    z = _soft.students(data, tiny, SEEDS, recipe, q, dtype=torch.float64)
-    plain = train(data, network=tiny, seeds=SEEDS, recipe=recipe, labels=found.given, dtype=torch.float64)
+    options = {"weights": weights, "dtype": torch.float64}
+    z = _soft.students(data, tiny, SEEDS, recipe, q, **options)
+    plain = train(data, network=tiny, seeds=SEEDS, recipe=recipe, labels=found.given, **options)
     torch.testing.assert_close(z, plain.logits(None, data.test_images), rtol=1e-11, atol=1e-12)
 
 

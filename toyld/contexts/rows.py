@@ -15,7 +15,7 @@ from toyld.contexts.measure import Statistics, blocks, flat, reach, statistics, 
 from toyld.contexts.world import Responses, on_host
 from toyld.objectives import Batch, looks_across
 
-__all__ = ["Reading", "Rows"]
+__all__ = ["Reading", "Rows", "Scene"]
 
 Array = Any
 

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,19 @@ import torch
 
 from toyld.checked import BadInput
 
-__all__ = ["CLASSES", "FILES", "MIRRORS", "Digits", "Source", "download", "draw", "embedded", "flipped", "mnist"]
+__all__ = [
+    "CLASSES",
+    "FILES",
+    "MIRRORS",
+    "Digits",
+    "Source",
+    "download",
+    "draw",
+    "embedded",
+    "flipped",
+    "held",
+    "mnist",
+]
 
 CLASSES = 10
 SUBSET, FLIPS = 1, 2  # streams of random numbers, apart from each other and from those of training
@@ -159,14 +171,28 @@ def mnist(folder: str | Path | None = None, /) -> Digits:
         ...
     toyld.checked.BadInput: expected train-images-idx3-ubyte or its .gz in no/such/folder, got neither; name its folder
     """
+    images, labels, test_images, test_labels = (_idx(name, content) for name, content in held(folder))
+    source = "MNIST, md5 " + ", ".join(of.md5[:8] for of in FILES.values())
+    return _digits((images, labels, test_images, test_labels), 255, "mnist", source)
+
+
+def held(folder: str | Path | None = None, /) -> Iterator[tuple[str, bytes]]:
+    """What MNIST's four files hold, unpacked, one after the other by name; checked: the very bytes published.
+
+    folder, BadInput: as of `mnist`.
+
+    >>> next(held("no/such/folder"))
+    Traceback (most recent call last):
+        ...
+    toyld.checked.BadInput: expected train-images-idx3-ubyte or its .gz in no/such/folder, got neither; name its folder
+    """
     if folder is None:
         root = os.environ.get("TOYLD_DATA")
         if not root:
             raise BadInput("expected a folder with MNIST, got none; name it, set TOYLD_DATA, or download it")
         folder = Path(root) / "mnist"
-    images, labels, test_images, test_labels = (_idx(Path(folder), name) for name in FILES)
-    source = "MNIST, md5 " + ", ".join(of.md5[:8] for of in FILES.values())
-    return _digits((images, labels, test_images, test_labels), 255, "mnist", source)
+    for name, of in FILES.items():
+        yield name, _read(Path(folder), name, of)
 
 
 def download(folder: str | Path | None = None, /, *, mirrors: Iterable[str] = MIRRORS) -> Digits:
@@ -220,28 +246,32 @@ def _digits(parts: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], peak: 
     return Digits(images, own, test_images, other, name, source, mean, std)
 
 
-def _idx(folder: Path, name: str) -> np.ndarray:
-    """The array in an idx file: two zero bytes, 8 = bytes, the number of axes, each length in 4 bytes, the data."""
+def _read(folder: Path, name: str, of: Source) -> bytes:
+    """What a file holds, plain or packed, if it is what was published."""
     plain, packed = folder / name, folder / f"{name}.gz"
     file = plain if plain.is_file() else packed
     if not file.is_file():
         msg = f"expected {name} or its .gz in {folder}, got neither; name its folder"
         raise BadInput(msg)
-    of = FILES[name]
     try:
         with gzip.open(file) if file == packed else file.open("rb") as opened:
-            held = opened.read(of.size + 1)  # no more than is asked for, whatever the file unpacks to
+            content = opened.read(of.size + 1)  # no more than is asked for, whatever the file unpacks to
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         msg = f"expected a whole gzip file, got {file.name} ({type(error).__name__}); fetch it again"
         raise BadInput(msg) from None
-    got = hashlib.md5(held, usedforsecurity=False).hexdigest()
-    if len(held) != of.size or got != of.md5:
-        size = f"{len(held)} bytes" if len(held) <= of.size else "more"
+    got = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if len(content) != of.size or got != of.md5:
+        size = f"{len(content)} bytes" if len(content) <= of.size else "more"
         msg = f"expected {of.size} bytes with md5 {of.md5} in {file.name}, got {size} with {got}; fetch it again"
         raise BadInput(msg)
-    header = held[: 4 + 4 * held[3]] if held[:3] == b"\0\0\x08" and len(held) > 3 else b""
+    return content
+
+
+def _idx(name: str, content: bytes) -> np.ndarray:
+    """The array in an idx file: two zero bytes, 8 = bytes, the number of axes, each length in 4 bytes, the data."""
+    header = content[: 4 + 4 * content[3]] if content[:3] == b"\0\0\x08" and len(content) > 3 else b""
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
-    if not header or len(header) + math.prod(shape) != len(held):
-        msg = f"expected an idx file of bytes, got header {held[:4].hex()} in {file.name}; fetch it again"
+    if not header or len(header) + math.prod(shape) != len(content):
+        msg = f"expected an idx file of bytes, got header {content[:4].hex()} in {name}; fetch it again"
         raise BadInput(msg)
-    return np.frombuffer(held, np.uint8, offset=len(header)).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)

@@ -167,20 +167,25 @@ class Ensemble:
         recipe, kept = self.recipe, list[Any]()
         rows = self._images.index_select(0, self.index.gather(1, at).flatten()).to(self.dtype)
         z = forward(self.module, self.theta, rows.view(*at.shape, *self.data.images.shape[1:]), keep=kept)
-        # Classes before images: ten numbers in a row are too few for a softmax along them to be quick.
-        y, logp = self.labels.gather(1, at)[:, None], z.mT.contiguous().log_softmax(1)
-        loss, g = -logp.gather(1, y), logp.exp()
-        g.scatter_add_(1, y, -torch.ones_like(loss))
+        loss, g = self._asked(z, at)
         if self.weights is not None:
-            weight = self.weights.gather(1, at)[:, None]
-            loss, g = loss * weight, g * weight
-        self.losses.append(loss.mean((1, 2)))
+            weight = self.weights.gather(1, at)
+            loss, g = loss * weight, g * weight[..., None]
+        self.losses.append(loss.mean(1))
         # The products that give ∇L add μ m on their way: no pass over the parameters of its own.
-        backward(self.theta, kept, (g / at.shape[1]).mT, self._memory, decay=recipe.momentum)
+        backward(self.theta, kept, g / at.shape[1], self._memory, decay=recipe.momentum)
         if recipe.weight_decay:
             self.memory.add_(self.flat, alpha=recipe.weight_decay)
         self.flat.add_(self.memory, alpha=-recipe.rate(self.update, self.n))
         self.update += 1
+
+    def _asked(self, z: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss (S, b) and G = ∂loss/∂z (S, b, classes) of every image of a batch, from its logits z and places `at`."""
+        # Classes before images: ten numbers in a row are too few for a softmax along them to be quick.
+        y, logp = self.labels.gather(1, at)[:, None], z.mT.contiguous().log_softmax(1)
+        loss, g = -logp.gather(1, y), logp.exp()
+        g.scatter_add_(1, y, -torch.ones_like(loss))
+        return loss[:, 0], g.mT
 
 
 def logits(module: nn.Sequential, theta: Mapping[str, torch.Tensor], images: torch.Tensor, /) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FALL", "INK", "QUIET", "RISE", "SOFT", "centred", "note", "require", "title"]
+__all__ = ["FALL", "INK", "QUIET", "RISE", "SOFT", "centred", "interval", "note", "require", "title"]
 
 RISE = "#0B3954"  # navy, L* = 22
 FALL = "#D55E00"  # vermilion, L* = 53
@@ -32,6 +32,20 @@ def require(condition: Any, message: str, /) -> None:
     """Raise AssertionError with the message unless the condition holds (also under python -O)."""
     if not bool(condition):
         raise AssertionError(message)
+
+
+def interval(units: Any, /) -> tuple[float, float, float]:
+    """Mean over seeds, units (n,), and the ends of its 95 % interval by Student's t; nan where there are too few.
+
+    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
+    [2.0, -0.484, 4.484]
+    """
+    from scipy.special import stdtrit
+
+    x = np.asarray(units)
+    mean = float(x.mean()) if len(x) else float("nan")
+    half = float(stdtrit(len(x) - 1, 0.975) * x.std(ddof=1) / len(x) ** 0.5) if len(x) > 1 else float("nan")
+    return mean, mean - half, mean + half
 
 
 def centred(table: Mapping[str, Any], /, *, mean: str = "mean") -> None:

@@ -29,7 +29,7 @@ import numpy as np
 from toyld.contexts import experiments
 from toyld.contexts.experiments import common
 from toyld.figures._by_hand import Texts, residual
-from toyld.figures._look import FALL, INK, RISE, require, title
+from toyld.figures._look import FALL, INK, RISE, interval, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "by_hand", "check", "data", "draw"]
@@ -40,15 +40,6 @@ SEED = 0
 MARGIN = 20.0
 READ = ("chosen", "argmax", "gap", "test_chosen")
 SEEDS = {"smoke": 12}
-
-
-def _interval(units: np.ndarray) -> tuple[float, float, float, int]:
-    """Mean, 95 % interval and number of the seeds that have a value."""
-    from scipy.special import stdtrit
-
-    known = units[np.isfinite(units)]
-    half = float(stdtrit(len(known) - 1, 0.975)) * float(known.std(ddof=1)) / len(known) ** 0.5
-    return float(known.mean()), float(known.mean()) - half, float(known.mean()) + half, len(known)
 
 
 def by_hand(seeds: Iterable[int], /, *, c: float) -> float:
@@ -83,8 +74,10 @@ def data(size: str) -> Table:
     out: dict[str, list[Any]] = {}
 
     def add(reading: str, negatives: str, c: float, update: int, units: np.ndarray) -> None:
-        numbers = dict(zip(("mean_nats", "low_nats", "high_nats", "seeds"), _interval(units), strict=True))
-        for name, value in {"reading": reading, "rejected": negatives, "c": c, "update": update, **numbers}.items():
+        known = units[np.isfinite(units)]
+        made = {"reading": reading, "rejected": negatives, "c": c, "update": update}
+        made |= dict(zip(("mean_nats", "low_nats", "high_nats"), interval(known), strict=True)) | {"seeds": len(known)}
+        for name, value in made.items():
             out.setdefault(name, []).append(value)
 
     level: dict[tuple[str, float], np.ndarray] = {}

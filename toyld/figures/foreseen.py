@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from toyld.figures._by_hand import Texts, residual
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, interval, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -47,15 +47,6 @@ NAMES = {
 WHEN = {"fell_first": "first\nupdate", "fell": "margin\n20", "fell_end": "end"}
 
 
-def _interval(units: Any) -> tuple[float, float, float]:
-    """Mean of the seeds that have a number, and its 95 % interval."""
-    from scipy.special import stdtrit
-
-    x = units[np.isfinite(units)]
-    half = float(stdtrit(len(x) - 1, 0.975) * x.std(ddof=1) / len(x) ** 0.5) if len(x) > 1 else np.nan
-    return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
-
-
 def data(size: str) -> Table:
     """One row per kernel, regime and number read: mean over seeds, 95 % interval, how many seeds have it."""
     from toyld.contexts.experiments import foresight
@@ -66,9 +57,9 @@ def data(size: str) -> Table:
         read |= {f"auc_{name}": f"eval_auc_{name}" for name in NAMES if f"eval_auc_{name}" in ds}
         for what, variable in read.items():
             x = ds[variable].values[:, 0]
-            seeds = int(np.isfinite(x).sum())
-            made = {"kernel": ds.attrs["kernel"], "regime": ds.attrs["regime"], "what": what, "seeds": seeds}
-            made |= dict(zip(("mean", "low", "high"), _interval(x), strict=True))
+            x = x[np.isfinite(x)]
+            made = {"kernel": ds.attrs["kernel"], "regime": ds.attrs["regime"], "what": what, "seeds": len(x)}
+            made |= dict(zip(("mean", "low", "high"), interval(x), strict=True))
             for name, value in made.items():
                 columns.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in columns.items()}
@@ -166,9 +157,9 @@ def check(table: Mapping[str, Any]) -> None:
         return float(rows(table, kernel=kernel, regime=regime, what=what)[column][0])
 
     for what, units in _by_hand(int(table["seeds"].max()), "crowded").items():
-        known = int(np.isfinite(units).sum())
-        require(known > 1, f"crowded, together: {what} of {known} seeds by hand, the others miss the margin")
-        for column, want in zip(("mean", "low", "high"), _interval(units), strict=True):
+        known = units[np.isfinite(units)]
+        require(len(known) > 1, f"crowded, together: {what} of {len(known)} seeds by hand, the others miss the margin")
+        for column, want in zip(("mean", "low", "high"), interval(known), strict=True):
             found = value("crowded", "many", what, column)
             require(abs(found - want) < 1e-6, f"crowded, together: {column} of {what} {found:.6f}, by hand {want:.6f}")
     for kernel in COLOURS:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, note, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval, note, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -36,14 +36,6 @@ SEED = 0  # seeds count from here
 SEEDS = {"smoke": 8, "paper": 32}
 SEEN = (4, 6, 9, 0)  # classes of the images that look on in A
 N = 10
-
-
-def _interval(units: Any) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval."""
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(units) - 1, 0.975) * units.std(ddof=1) / len(units) ** 0.5)
-    return float(units.mean()), float(units.mean()) - half, float(units.mean()) + half
 
 
 def _pictures(shown: Any) -> dict[str, Any]:
@@ -71,19 +63,19 @@ def data(size: str) -> Table:
     for what in ("real", "predicted"):
         for i in SEEN:
             for j in range(N):
-                add("A", what, i, j, *_interval(step[what][i, :, j]), seeds)
+                add("A", what, i, j, *interval(step[what][i, :, j]), seeds)
     for i in range(N):
-        add("gain", "gain", i, 4, *_interval(step["gain"][i]), seeds)
+        add("gain", "gain", i, 4, *interval(step["gain"][i]), seeds)
     first, total = lifts.lessons(trained, setting, curve)
     _, logpi = lifts.matrices(trained, digits.test_images, digits.test_labels, few[-1])
     lifted = np.stack([first[j, :, j] for j in range(N)], 1)
     for (c, j), _ in np.ndenumerate(np.zeros((N, N))):
-        add("B", "lessons of i on j", c, j, *_interval(total[c, 4, j]), seeds)
+        add("B", "lessons of i on j", c, j, *interval(total[c, 4, j]), seeds)
     for what, matrix in (("likeness", logpi), ("first lift", lifted)):
         found = lifts.interaction(matrix)
         for (i, j), units in zip(np.argwhere(~np.eye(N, dtype=bool)), found, strict=True):
-            add("C", what, int(i), int(j), *_interval(units), seeds)
-    add("D", "correlation", 0, 0, *_interval(lifts.alike(lifted, logpi)), seeds)
+            add("C", what, int(i), int(j), *interval(units), seeds)
+    add("D", "correlation", 0, 0, *interval(lifts.alike(lifted, logpi)), seeds)
     return {name: np.array(values) for name, values in columns.items()}
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, centred, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, centred, interval, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -42,14 +42,6 @@ READ = {
     "others": "rank_before_others",
     "lessons": "rank_swapped",
 }
-
-
-def _interval(units: Any) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval."""
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(units) - 1, 0.975) * units.std(ddof=1) / len(units) ** 0.5)
-    return float(units.mean()), float(units.mean()) - half, float(units.mean()) + half
 
 
 def _settings() -> dict[str, Any]:
@@ -82,10 +74,10 @@ def data(size: str) -> Table:
                 units = found.columns[f"eval_{variable}"][:, i]
                 units = units / found.columns["eval_norm"][:, 0] if what == "norm" else units
                 if np.isfinite(units).all():
-                    add(network, what, epoch, -1, -1, *_interval(units))
+                    add(network, what, epoch, -1, -1, *interval(units))
         for a in range(10):
             for b in range(a):
-                add(network, "alike", found.trained.epochs[-1], a, b, *_interval(alike(found.relative[:, -1], a, b)))
+                add(network, "alike", found.trained.epochs[-1], a, b, *interval(alike(found.relative[:, -1], a, b)))
         for what in ("norm", "rank_first_new"):
             first = float(found.columns[f"eval_{what}"][0, -1])
             add(network, f"first seed, {what}", found.trained.epochs[-1], -1, -1, first, first, first)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from toyld.figures._by_hand import Texts, residual
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, interval, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -75,8 +75,6 @@ def _runs(size: str) -> dict[str, Any]:
 
 def data(size: str) -> Table:
     """One row per kernel, arm, measure and margin: mean over seeds, its interval, and how many seeds got there."""
-    from scipy.special import stdtrit
-
     from toyld.contexts.experiments.remedies import MARGINS
     from toyld.trajectory.matched import at_margin
 
@@ -89,10 +87,9 @@ def data(size: str) -> Table:
                 x = at_margin(ds, float(m), probe, variable=variable)
                 first = float(x[0])
                 x = x[np.isfinite(x)]
-                half = float(stdtrit(len(x) - 1, 0.975) * x.std(ddof=1) / len(x) ** 0.5) if len(x) > 1 else np.nan
                 made = {"kernel": kernel, "arm": arm, "measure": measure, "margin_nats": float(m), "seeds": len(x)}
-                mean = float(x.mean()) if len(x) else np.nan
-                made |= {"mean_nats": mean, "low_nats": mean - half, "high_nats": mean + half, "first_seed_nats": first}
+                made |= dict(zip(("mean_nats", "low_nats", "high_nats"), interval(x), strict=True))
+                made["first_seed_nats"] = first
                 for name, value in made.items():
                     columns.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in columns.items()}

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, note, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval, note, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -60,7 +60,7 @@ def data(size: str) -> Table:
             about = {"network": setting.name, "stage": stage, "seeds": len(seeds)}
             for layers in LAYERS:
                 rises = [float(at_home(pushed, layers, STEP)["rises"].double().mean()) for pushed in pushes]
-                mean, low, high = _interval(np.array(rises))
+                mean, low, high = interval(np.array(rises))
                 add(panel="share", layers=layers, mean=mean, low=low, high=high, **about)
             if (setting.name, stage) != SHOWN:
                 continue
@@ -91,14 +91,6 @@ def _classes(pushed: Any, image: int, layers: str, s: float) -> Iterator[dict[st
             "log_p_before_nats": float(before[j]), "log_p_after_nats": float(after[j]),
             "kernel_says_nats": float(kernel[j]), "plain_says_nats": float(plain[j]),
         }  # fmt: skip
-
-
-def _interval(units: np.ndarray) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval."""
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(units) - 1, 0.975) * units.std(ddof=1) / len(units) ** 0.5)
-    return float(units.mean()), float(units.mean()) - half, float(units.mean()) + half
 
 
 def _signs(table: Mapping[str, Any]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, require, title
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval, require, title
 from toyld.figures._table import Table, rows
 
 __all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
@@ -39,14 +39,6 @@ NAMES = {"given": "as given", "smoothed": "smoothed", "filtered": "filtered", "s
 CURVES = ("log_true", "log_given", "log_clean", "own_true", "others_true", "as_true", "as_given")
 MEANS = (*CURVES, "pi_true", "pi_given", "pi_clean_true", "pi_clean_given")
 HAND = 14  # epochs that are trained again by hand: later, float32 alone drives runs apart
-
-
-def _interval(units: Any) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval."""
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(units) - 1, 0.975) * units.std(ddof=1) / len(units) ** 0.5)
-    return float(units.mean()), float(units.mean()) - half, float(units.mean()) + half
 
 
 def data(size: str) -> Table:
@@ -68,7 +60,7 @@ def data(size: str) -> Table:
     for k, epoch in enumerate(zigzag.MARKS):
         for what in MEANS:
             units = clean[what][:, k] if what in clean else path[f"eval_{what}"].values[:, k]
-            add("mean", what, -1, epoch, _interval(units), float(units[0]))
+            add("mean", what, -1, epoch, interval(units), float(units[0]))
     # The first images of the first seed whose label is wrong: nothing else chooses them.
     chosen = found.wrong[0].nonzero()[:PATHS, 0]
     for epoch in zigzag.MARKS:
@@ -84,10 +76,10 @@ def data(size: str) -> Table:
             add("pixels", labels, n, at, (value, value, value), value)
     for what in ("given", "smoothed", "filtered", "stopped"):
         units = end[f"eval_accuracy_{what}"].values[:, 0]
-        add("student", what, -1, 60, _interval(units), float(units[0]))
+        add("student", what, -1, 60, interval(units), float(units[0]))
     for what in ("detour_flipped", "detour_clean"):
         units = end[f"eval_{what}"].values[:, 0]
-        add("bends", what, -1, 60, _interval(units), float(units[0]))
+        add("bends", what, -1, 60, interval(units), float(units[0]))
     return {name: np.array(values) for name, values in columns.items()}
 
 

@@ -126,10 +126,11 @@ def jacobian(model: Model, inputs: Inputs, /) -> dict[str, Tensor]:
     torch.Size([5, 3, 3, 2])
     """
     shape = tuple(model(next(split(inputs, 1))).shape[1:])
-    size = sum(t.numel() for t in model.theta.values())
+    theta = model.theta
+    size = sum(t.numel() for t in theta.values())
     _fits(count(inputs) * math.prod(shape) * size, model, "the Jacobian")
-    found = rows_of(model, inputs, list(model.theta))
-    return {name: j.reshape(count(inputs), *shape, *model.theta[name].shape) for name, j in found.items()}
+    found = rows_of(model, inputs, list(theta))
+    return {name: j.reshape(count(inputs), *shape, *theta[name].shape) for name, j in found.items()}
 
 
 def _product(left: Factors, right: Factors, metric: Metric) -> Tensor:

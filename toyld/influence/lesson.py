@@ -227,8 +227,7 @@ def _try(one: Any, fixed: Mapping[str, Tensor], sides: Mapping[str, Any], advant
             raise BadInput(unread)
         return
     fill = {n: torch.full(fixed[f"{n}_mask"].shape, -1.0) for n in sides}
-    twins = {n: x if x.dtype == torch.bool else x.float().cpu() for n, x in fixed.items()}
-    twins = {n: x.cpu() for n, x in twins.items()}
+    twins = {n: x.cpu() if x.dtype == torch.bool else x.float().cpu() for n, x in fixed.items()}
     try:
         one.loss(objectives.Batch(**fill, **twins))
     except objectives.MissingSideError as missing:

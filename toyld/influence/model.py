@@ -77,6 +77,17 @@ class Model:
             self._unchanged()
             return {name: p.detach() for name, p in self.parameters.items()}
 
+    def moved(self, direction: Mapping[str, Tensor], /, *, by: float = 1.0) -> dict[str, Tensor]:
+        """θ + by·d along a direction d, name → tensor of those that it names, as `at` takes them; the module stays.
+
+        >>> model = Model(torch.nn.Linear(3, 2, bias=False))
+        >>> there = model.moved({"weight": torch.ones(2, 3)}, by=-0.5)
+        >>> torch.equal(there["weight"], model.theta["weight"] - 0.5)
+        True
+        """
+        theta = self.theta  # once: it checks them all
+        return {name: theta[name] + by * d for name, d in direction.items()}
+
     def _unchanged(self) -> None:
         """Raise BadInput where the module holds other parameters or layers than it did."""
         for name, p in self.parameters.items():

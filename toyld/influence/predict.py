@@ -93,7 +93,7 @@ def _sides(
     sides = []
     with torch.no_grad():
         for sign in (h, -h):
-            theta = {name: model.theta[name] + sign * d for name, d in direction.items()}
+            theta = model.moved(direction, by=sign)
             sides.append(torch.cat([model.checked(model.at(theta, part)) for part in _batches(model, observers, size)]))
     return sides
 
@@ -125,8 +125,7 @@ def actual(model: Model, step: Update, observers: Inputs, /) -> Tensor:
     step.fits(model)
     model.accepts(observers)
     with torch.no_grad():
-        theta = {name: model.theta[name] + d for name, d in step.displacement.items()}
-        before, after = (model.checked(model.at(t, observers)) for t in ({}, theta))
+        before, after = (model.checked(model.at(t, observers)) for t in ({}, model.moved(step.displacement)))
         return torch.log_softmax(after, -1) - torch.log_softmax(before, -1)
 
 

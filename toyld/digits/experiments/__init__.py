@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import os
-from pathlib import Path
 
-from toyld.digits.data import FILES, mnist
+from toyld.digits.data import held
 from toyld.trajectory.experiments import Experiments
 
 __all__ = ["EXPERIMENTS", "RECORD", "data", "run", "tables"]
@@ -29,18 +26,7 @@ def data(size: str, /) -> dict[str, str]:
     """
     if size == "smoke":
         return {}
-    mnist()  # one clear line if a file is missing or damaged
-    folder = Path(os.environ["TOYLD_DATA"]) / "mnist"
-    held = {name: folder / name for name in FILES}
-    return {
-        f"mnist/{name}": hashlib.sha256(path.read_bytes() if path.is_file() else _unpacked(path)).hexdigest()
-        for name, path in held.items()
-    }
-
-
-def _unpacked(path: Path) -> bytes:
-    with gzip.open(f"{path}.gz") as opened:
-        return opened.read()
+    return {f"mnist/{name}": hashlib.sha256(content).hexdigest() for name, content in held()}
 
 
 EXPERIMENTS = Experiments(__name__, RECORD, data)

@@ -46,9 +46,10 @@ def pictures(data: Digits, index: Any, seeds: Sequence[int], each: int, /) -> tu
 def couplings(trained: Trained, place: int, images: Tensor, /) -> Iterator[tuple[int, Tensor, Tensor]]:
     """At every mark of one seed, by its place: the mark, logits (N, V) and K (N, V, N, V) among images (N, 1, H, W)."""
     model = influence.Model(trained.module(None, trained.seeds[place]))
+    theta = model.theta
     for mark in trained.marks:
         for name, value in trained.parameters(update=mark).items():
-            model.theta[name].copy_(value[place])
+            theta[name].copy_(value[place])
         yield mark, model(images), influence.kernel(model, images, images)
 
 
@@ -100,6 +101,7 @@ def summed(
         first += len(block)
         run = Ensemble(data, build, block, recipe)
         model = influence.Model(Stack(run.module, run.theta))
+        theta = model.theta
         start, last = model(own).log_softmax(-1), recipe.updates(run.n)
         total, sampled = (torch.zeros_like(start, dtype=torch.float64) for _ in range(2))
         share, sums, changes = last / few, [], []
@@ -112,11 +114,11 @@ def summed(
                 break
             before = [value.clone() for value in run.theta.values()]
             run.run(k + 1)
-            step = {name: now - then for name, now, then in zip(model.theta, run.theta.values(), before, strict=True)}
+            step = {name: now - then for name, now, then in zip(theta, run.theta.values(), before, strict=True)}
             one = influence.normalised(*model.tangent(own, step)).double()
             total += one
             sampled += share * chosen.count(k) * one
-            for p, now in zip(model.theta.values(), run.theta.values(), strict=True):
+            for p, now in zip(theta.values(), run.theta.values(), strict=True):
                 p.copy_(now)
         found.append((torch.stack(sums), torch.stack(changes), sampled))
     sums_of, changes_of, sampled_of = (torch.cat(parts, -2) for parts in zip(*found, strict=True))

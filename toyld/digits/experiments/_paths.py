@@ -105,7 +105,7 @@ class Path:
 
     def at(self, eta: Tensor, /) -> Tensor:
         """The change of log π itself, (O, S, V), at a rate of each network's own (S,)."""
-        moved = {n: self.model.theta[n] + d for n, d in scaled(self.step, eta).displacement.items()}
+        moved = self.model.moved(scaled(self.step, eta).displacement)
         with torch.no_grad():
             return torch.log_softmax(self.model.at(moved, self.observers), -1) - self.before
 

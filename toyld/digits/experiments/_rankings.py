@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toyld.digits.data import CLASSES
+from toyld.influence.stability import standing
 
 __all__ = [
     "alike",
@@ -20,27 +21,10 @@ __all__ = [
     "partners",
     "relative",
     "shared",
-    "standing",
     "swapped",
 ]
 
 Floats = NDArray[np.float64]
-
-
-def standing(x: Any, /) -> Floats:
-    """Ranks along the last axis, ties by their mean, centred, of length 1: Spearman's correlation is an inner product.
-
-    NaN where all are equal.
-
-    >>> round(float(standing([1.0, 2.0, 3.0]) @ standing([0.1, 0.5, 0.2])), 6)
-    0.5
-    """
-    from scipy.stats import rankdata
-
-    ranks = rankdata(x, axis=-1)
-    ranks -= ranks.mean(-1, keepdims=True)
-    size = np.sqrt((ranks * ranks).sum(-1, keepdims=True))
-    return np.where(size > 0, ranks / np.where(size > 0, size, 1.0), np.nan)
 
 
 def relative(norms: Floats, own: Floats, /) -> Floats:

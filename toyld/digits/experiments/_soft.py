@@ -10,7 +10,6 @@ import torch
 from toyld.digits.data import Digits
 from toyld.digits.ensemble import Ensemble, Recipe
 from toyld.digits.networks import Make
-from toyld.digits.stacks import backward, forward
 from toyld.digits.training import blocks
 
 __all__ = ["Soft", "students"]
@@ -21,17 +20,9 @@ class Soft(Ensemble):
 
     targets: torch.Tensor
 
-    def _step(self, at: torch.Tensor) -> None:
-        recipe, kept = self.recipe, list[Any]()
-        rows = self._images.index_select(0, self.index.gather(1, at).flatten()).to(self.dtype)
-        z = forward(self.module, self.theta, rows.view(*at.shape, *self.data.images.shape[1:]), keep=kept)
+    def _asked(self, z: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logp, q = z.log_softmax(-1), torch.take_along_dim(self.targets, at[..., None], 1)
-        self.losses.append(-(q * logp).sum(-1).mean(1))
-        backward(self.theta, kept, (logp.exp() - q) / at.shape[1], self._memory, decay=recipe.momentum)
-        if recipe.weight_decay:
-            self.memory.add_(self.flat, alpha=recipe.weight_decay)
-        self.flat.add_(self.memory, alpha=-recipe.rate(self.update, self.n))
-        self.update += 1
+        return -(q * logp).sum(-1), logp.exp() - q
 
 
 def students(

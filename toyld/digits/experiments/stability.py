@@ -58,10 +58,10 @@ from toyld.digits.experiments._rankings import (
     partners,
     relative,
     shared,
-    standing,
     swapped,
 )
 from toyld.digits.networks import Make
+from toyld.influence.stability import standing
 from toyld.trajectory import trajectory
 
 __all__ = ["DIFFERENT", "SAMPLES", "SIMILAR", "SIZES", "Observed", "Setting", "observe", "tables"]
