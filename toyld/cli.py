@@ -313,11 +313,12 @@ def _write_json(path: Path, value: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `toyld`."""
-    from toyld.cli_run import contexts, digits
+    from toyld.cli_run import contexts, digits, tiny
 
     app, worlds = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     worlds.command(contexts)
     worlds.command(digits)
+    worlds.command(tiny)
     for command in (claims, diagnose, figures, objectives, probe):
         app.command(command)
     app.command(worlds, name="run", help="Fine-tune a world of this package, into a folder that can be diagnosed.")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-__all__ = ["contexts", "digits"]
+__all__ = ["contexts", "digits", "tiny"]
 
 
 _Weights = Annotated[tuple[str, ...] | None, arg(metavar="NAME=NUMBER…", help_behavior_hint="")]
@@ -17,6 +17,7 @@ _Counts = Annotated[tuple[int, ...] | None, arg(metavar="N…", help_behavior_hi
 _Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
 _Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 _Data = Annotated[str | None, arg(metavar="PATH|embedded|download", help_behavior_hint="")]
+_Arms = Annotated[tuple[str, ...] | None, arg(metavar="ARM…", help_behavior_hint="")]
 _Images = Annotated[int | Literal["all"] | None, arg(metavar="N|all", help_behavior_hint="")]
 
 
@@ -135,6 +136,84 @@ def digits(
         "batch": batch, "noise": noise, "probes": probes, "evaluations": evaluations,
     }  # fmt: skip
     return show(out, size=size, resume=resume, data=data, given=given)
+
+
+def tiny(
+    *,
+    out: Path,
+    size: Literal["smoke", "paper"] = "paper",
+    resume: bool = False,
+    minutes: _Number = None,
+    seeds: _Count = None,
+    first_seed: int = 0,
+    arms: _Arms = None,
+    objective: str = "dpo",
+    beta: _Number = None,
+    optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop",
+    sft_lr: _Number = None,
+    sft_steps: _Count = None,
+    lr: _Number = None,
+    steps: _Count = None,
+    batch: _Count = None,
+    prompts: _Count = None,
+    temperature: float = 1.0,
+    shared: int = 0,
+    concentration: _Number = None,
+    knowledge: _Number = None,
+    width: _Count = None,
+    depth: _Count = None,
+    heads: _Count = None,
+    pretrain_steps: _Count = None,
+    evaluations: _Count = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    threads: int = 1,
+) -> int:
+    """Pretraining, SFT and preferences of tiny transformers on languages whose probabilities are known, seeds at once.
+
+    What is not given depends on the size; numbers below are for smoke | paper.
+
+    Args:
+        out: Folder to write: a run folder.
+        size: Of the languages and models, and how many seeds and updates. On one thread of a CPU half a minute | some
+            MINUTES minutes.
+        resume: Go on with the run that is there.
+        minutes: Stop after the evaluation under way once so many have passed; the same command with --resume goes on.
+        seeds: How many languages, each with its own model: seeds first-seed, first-seed + 1, … (8 | 32)
+        first_seed: The first of them.
+        arms: Some of baseline, extend-updates (SFT on rejected answers, too, in as many updates), extend-passes (in as
+            many passes over the chosen answers, so twice the updates), on-policy (rejected answers are those of the
+            model after SFT). (all)
+        objective: Of the stage after SFT; see `toyld objectives`.
+        beta: β of the objective. (the objective's own, 0.1 for dpo)
+        optimizer: Of SFT and of the stage after it; the paper's is rmsprop.
+        sft_lr: Learning rate of SFT. (rmsprop 0.0003, sgd 0.03, adamw 0.001)
+        sft_steps: Its updates, in the arm baseline. (80 | 40)
+        lr: Learning rate of the stage after SFT. (rmsprop 0.0002, sgd 0.3, adamw 0.0005)
+        steps: Its updates. (60 | 60)
+        batch: Rows an update, in every arm; a divisor of the prompts. (as many as prompts)
+        prompts: How many are trained; as many others are held out. (8 | 12)
+        temperature: At which the model says the rejected answers: 1 = its own, 8 = nearly uniform words.
+        shared: So many first tokens of a rejected answer are those of the chosen one.
+        concentration: Of the facts: small = prompts of a relation share them. (1 | 1)
+        knowledge: Share of the facts that the source knows on which models are pretrained. (0.3 | 0.3)
+        width: Of the models. (32 | 64)
+        depth: Blocks. (2 | 3)
+        heads: Of the attention. (2 | 4)
+        pretrain_steps: Updates of pretraining. (300 | 600)
+        evaluations: Of each stage, evenly spaced; pretraining keeps its state as often. (10 | 20)
+        device: cuda: a GPU; a resumed run then ends with other last digits.
+        threads: Of the CPU. With several, a resumed run may end with other last digits.
+    """
+    from toyld.report.running import tiny as show
+
+    given = {
+        "seeds": seeds, "first_seed": first_seed, "arms": arms, "objective": objective, "beta": beta,
+        "optimizer": optimizer, "sft_lr": sft_lr, "sft_steps": sft_steps, "lr": lr, "steps": steps, "batch": batch,
+        "prompts": prompts, "temperature": temperature, "shared": shared, "concentration": concentration,
+        "knowledge": knowledge, "width": width, "depth": depth, "heads": heads, "pretrain_steps": pretrain_steps,
+        "evaluations": evaluations, "device": device, "threads": threads,
+    }  # fmt: skip
+    return show(out, size=size, resume=resume, minutes=minutes, given=given)
 
 
 def _weights(words: Iterable[str]) -> dict[str, float]:

@@ -218,7 +218,7 @@ def test_every_claim_is_about_this_experiment_and_tried_on_its_tables():
     runs = foresight.tables(range(1000, 1006), settings=[TINY])
     assert len(CLAIMS) == 12
     for one in CLAIMS.values():
-        assert (one.experiment, one.rungs, one.proof != "") == ("foresight", ("contexts",), True), one.id
+        assert (one.experiment, one.rungs, one.proof != "") == ("foresight", ("contexts", "tiny"), True), one.id
         trials = decide({one.id: try_on(one, runs)})[one.id]
         tested = {trial.runs[0].rsplit(", ", 1)[1] for trial in trials if trial.tested}
         assert tested == ({"many"} if one.id == "foresight.other-pairs-matter" else {"many", "alone"}), one.id

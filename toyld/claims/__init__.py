@@ -86,12 +86,18 @@ CHAPTERS = {
     "similarity": "what drives the damage: coupling of contexts or improbable answers",
     "centring": "updates without the common component, beside the other remedies",
     "foresight": "which pairs will be displaced, said before training",
+    "tokens": "token by token in whole networks: the divergence, valleys, entangled gradients",
     "akg": "A·K·G in networks: the error of first order, its constant, its proxies, its radius",
     "supervised": "what SFT does to each kind of response, run by run",
     "preference": "what DPO does to each kind of response, run by run",
+    "reinforcement": "policy gradients with a verifier: signs, PPO's ratio, displacement, whose answers",
+    "alignment": "what models say after DPO, with the language as the judge: does extend improve it",
+    "remedy": "centred updates beside the other remedies in transformers, at equal margin",
+    "shield": "whether DPO's small pushes protect, and what RMSprop makes of them",
     "network": "squeezing where all layers train: what of it K decides",
     "lifts": "what learning one digit does to the beliefs about others",
     "zigzag": "images with wrong labels: the truth first, then the label",
+    "reach": "how far the closed form of many contexts goes towards networks that train every layer",
     "stability": "whether the kernel's ranking of whom a lesson reaches stays, on digits",
 }
 

@@ -8,7 +8,7 @@ equal margin m = Δ(ℓ₊ − ℓ₋), at both of its margins unless an arm doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,10 +59,10 @@ ENOUGH = 0.9  # of the seeds
 Premise = Callable[[xr.Dataset, xr.Dataset], str | None]
 
 
-def reached(*tables: xr.Dataset) -> tuple[float, ...]:
+def reached(*tables: xr.Dataset, margins: Sequence[float] = MARGINS) -> tuple[float, ...]:
     """The margins that nine seeds of ten reach in every table."""
     most = [np.nanmax(margin(ds), axis=0) for ds in tables]
-    return tuple(m for m in MARGINS if all((peak >= m).mean() >= ENOUGH for peak in most))
+    return tuple(m for m in margins if all((peak >= m).mean() >= ENOUGH for peak in most))
 
 
 def updates_to(ds: xr.Dataset, target: float, /) -> Array:
@@ -104,9 +104,10 @@ def pair(arms: Iterable[str], controls: Iterable[str], where: Iterable[str] | No
     return reason
 
 
-def leads(ds: xr.Dataset, control: xr.Dataset, *probes: str) -> list[Array]:
+def leads(ds: xr.Dataset, control: xr.Dataset, *probes: str, margins: Sequence[float] = MARGINS) -> list[Array]:
     """Change of each probe minus that in the control, at each margin that both reach, (seed,) each."""
-    return [at_margin(ds, m, p) - at_margin(control, m, p) for m in reached(ds, control) for p in probes]
+    there = reached(ds, control, margins=margins)
+    return [at_margin(ds, m, p) - at_margin(control, m, p) for m in there for p in probes]
 
 
 CENTRED, PLAIN = ("centred", "centred-half"), ("plain", "plain-half")
@@ -122,7 +123,7 @@ _AGAINST_PLAIN = pair(CENTRED, PLAIN, COMMON)
     expect="holds",
     why="in every language and at both margins; there centring is c = 0 (kernel.common-component-cancels)",
     takes="control",
-    rungs=("contexts",),
+    rungs=("contexts", "tiny"),
     experiment=EXPERIMENT,
 )
 def spares_chosen(ds: xr.Dataset, control: xr.Dataset) -> Effect:
@@ -139,7 +140,7 @@ def spares_chosen(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     expect="holds",
     why="in every language and at both margins",
     takes="control",
-    rungs=("contexts",),
+    rungs=("contexts", "tiny"),
     experiment=EXPERIMENT,
 )
 def spares_untrained(ds: xr.Dataset, control: xr.Dataset) -> Effect:
@@ -156,7 +157,7 @@ def spares_untrained(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     expect="holds",
     why="chosen no longer falls; the argmax itself rises by more, not by less",
     takes="control",
-    rungs=("contexts",),
+    rungs=("contexts", "tiny"),
     experiment=EXPERIMENT,
 )
 def narrows_the_gap(ds: xr.Dataset, control: xr.Dataset) -> Effect:
@@ -177,7 +178,7 @@ def narrows_the_gap(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     expect="holds",
     why="centred runs are slower as well, so equal updates flatter them; equal margin is the fair comparison",
     takes="control",
-    rungs=("contexts",),
+    rungs=("contexts", "tiny"),
     experiment=EXPERIMENT,
 )
 def spares_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
@@ -202,7 +203,7 @@ def spares_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     "or 1.9 where it is an uneven one, 1.2 to 1.4 elsewhere",
     unit="log of the ratio",
     takes="control",
-    rungs=("contexts",),
+    rungs=("contexts", "tiny"),
     experiment=EXPERIMENT,
 )
 def needs_more_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
@@ -218,7 +219,7 @@ def needs_more_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     expect="holds",
     why="it rose between no two evaluations, in no kernel",
     unit="of the evaluations",
-    rungs=("contexts",),
+    rungs=("contexts", "tiny"),
     experiment=EXPERIMENT,
 )
 def keeps_descending(ds: xr.Dataset) -> Effect:

@@ -17,7 +17,7 @@ import xarray as xr
 
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.runs import run_claim
-from toyld.claims.tables import ARGMAX, STAGES, beside, needs, needs_pair, observed
+from toyld.claims.tables import ARGMAX, STAGES, WORLDS, beside, needs, needs_pair, observed
 from toyld.claims.tools import PAPER
 from toyld.trajectory import at_margin
 
@@ -29,8 +29,9 @@ B3 = f"{PAPER}, App. A.3 (B3: negatives that the model would say are safe)"
 
 
 def others(ds: xr.Dataset, control: xr.Dataset, /) -> list[str]:
-    """The responses other than the two of the pair that both runs measured."""
-    return [p for p in observed(ds) if p in observed(control) and p not in ("chosen", "rejected")]
+    """The responses other than the two of the pair that both runs measured; fresh samples are other texts in each."""
+    apart = ("chosen", "rejected", "sampled")
+    return [p for p in observed(ds) if p in observed(control) and p not in apart]
 
 
 def fair(ds: xr.Dataset, control: xr.Dataset, clocks: Iterable[str], /) -> str | None:
@@ -51,7 +52,7 @@ def _on(arm: str, clock: str, source: str) -> dict[str, Any]:
     run, control = (needs("dpo", "chosen", "rejected", argmax=True, arm=name) for name in (arm, "baseline"))
     premises = needs_pair(run, control, lambda ds, other: fair(ds, other, [clock]))
     return {
-        "premises": premises, "source": source, "takes": "control", "rungs": ("contexts",), "experiment": STAGES,
+        "premises": premises, "source": source, "takes": "control", "rungs": WORLDS, "experiment": STAGES,
     }  # fmt: skip
 
 
@@ -83,6 +84,12 @@ def _slowed(ds: xr.Dataset, control: xr.Dataset, *, last: int = -1) -> Effect:
     **UPDATES,
     expect="holds",
     why="by .4 to 3.1 nats, the most with a large common part of the kernel",
+    elsewhere={
+        "tiny": (
+            "open",
+            "under plain descent by 2.6 nats for the one that gains least (p = 3e-4); with RMSprop nothing, −.4 ± 1.4",
+        )
+    },
 )
 def slows_others_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """The response that gains least by extend."""
@@ -96,6 +103,12 @@ def slows_others_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect
     **PASSES,
     expect="holds",
     why="by .4, .6 and 2.0 nats for no, a small and a large common part of the kernel",
+    elsewhere={
+        "tiny": (
+            "open",
+            "under plain descent by 2.0 nats for the one that gains least (p = .002); with RMSprop nothing, −.5 ± 1.4",
+        )
+    },
 )
 def slows_others_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """The response that gains least by extend."""
@@ -109,6 +122,13 @@ def slows_others_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     **PASSES,
     expect="holds",
     why="by .2, .3 and 1.2 nats for no, a small and a large common part of the kernel",
+    elsewhere={
+        "tiny": (
+            "open",
+            "under plain descent by 1.1 ± .6 nats (p = .001; 1.1, p = 4e-5 on 20 other seeds); with RMSprop "
+            "nothing, −.3 ± .7",
+        )
+    },
 )
 def slows_others_at_equal_margin(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """The response that gains least by extend, at a margin of 10 nats."""
@@ -121,6 +141,7 @@ def slows_others_at_equal_margin(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     **UPDATES,
     expect="holds",
     why="by 1.3 to 3.1 nats; it starts lower, being taught half as much",
+    elsewhere={"tiny": ("open", "by .4 ± .5 and .8 ± .7 nats")},
 )
 def spares_chosen_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Change after extend minus change of the control."""
@@ -134,6 +155,7 @@ def spares_chosen_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effec
     **PASSES,
     expect="holds",
     why="by .6, .8 and 2.0 nats for no, a small and a large common part of the kernel",
+    elsewhere={"tiny": ("open", "under plain descent by 1.4 [.8, 2.0] nats; with RMSprop nothing, −.1 ± .5")},
 )
 def spares_chosen_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Change after extend minus change of the control."""
@@ -147,6 +169,7 @@ def spares_chosen_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect
     **PASSES,
     expect="holds",
     why="by .6, .7 and 1.4 nats for no, a small and a large common part of the kernel",
+    elsewhere={"tiny": ("open", "under plain descent by 1.2 [1.0, 1.5] nats; with RMSprop .1 ± .2")},
 )
 def spares_chosen_at_equal_margin(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Change after extend minus change of the control, at a margin of 10 nats."""
@@ -159,6 +182,7 @@ def spares_chosen_at_equal_margin(ds: xr.Dataset, control: xr.Dataset) -> Effect
     **UPDATES,
     expect="open",
     why="by .4 nats in two of six pairs, undecided in the others: after 20 updates of either SFT it rises alike",
+    elsewhere={"tiny": ("open", "no: within .3 nats of no difference")},
 )
 def slows_argmax_early_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of the control minus rise after extend, first to second common evaluation."""
@@ -172,6 +196,7 @@ def slows_argmax_early_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> 
     **PASSES,
     expect="open",
     why="by .1 nats with little or no common part of the kernel; not sure (.2 ± .15) with a large one",
+    elsewhere={"tiny": ("open", "by .15 ± .14 and .23 ± .25 nats")},
 )
 def slows_argmax_early_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of the control minus rise after extend, first to second common evaluation."""
@@ -184,6 +209,7 @@ def slows_argmax_early_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> E
     **UPDATES,
     expect="open",
     why="after 20 updates it rises by .8 to 1.1 nats more, after 10 alike",
+    elsewhere={"tiny": ("open", "no: under plain descent it rises by 1.3 nats more, with RMSprop by .2 ± .3 more")},
 )
 def lowers_total_argmax_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of the control minus rise after extend."""
@@ -197,6 +223,7 @@ def lowers_total_argmax_at_equal_updates(ds: xr.Dataset, control: xr.Dataset) ->
     **PASSES,
     expect="open",
     why="it rises by .2 nats more, not all of it sure, and alike with a large common part of the kernel",
+    elsewhere={"tiny": ("open", "by .3 ± .3 nats with RMSprop, −.2 ± .4 under plain descent")},
 )
 def lowers_total_argmax_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of the control minus rise after extend."""
@@ -211,6 +238,13 @@ def lowers_total_argmax_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> 
     expect="open",
     why="0 ± .1 nats with little or no common part of the kernel, −.6 ± .5 with a large one; the two kinds of "
     "negatives differ little after 10 updates of SFT, by about a nat",
+    elsewhere={
+        "tiny": (
+            "open",
+            "rather the other way: it falls by .6 ± .3 nats more with RMSprop, by 2.1 ± 1.3 with plain descent (.3 "
+            "± .35 and 2.0 ± .7 on 20 other seeds)",
+        )
+    },
 )
 def own_answers_spare_chosen(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Change with own answers minus change of the control, at a margin of 10 nats."""
@@ -225,6 +259,13 @@ def own_answers_spare_chosen(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     expect="open",
     why="with a large common part of the kernel some other response falls by 1.6 nats more, with less the sign is the "
     "same and not sure",
+    elsewhere={
+        "tiny": (
+            "open",
+            "answers to untaught questions and unrelated text fall less, other prompts' taught answers more; not "
+            "sure of each",
+        )
+    },
 )
 def own_answers_spare_others(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """The response that gains least by own answers, at a margin of 10 nats."""
@@ -239,6 +280,7 @@ def own_answers_spare_others(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     **OWN,
     expect="open",
     why="within .1 nats of no difference with little or no common part of the kernel, within .5 with a large one",
+    elsewhere={"tiny": ("open", "by .2 ± .2 and .1 ± .3 nats")},
 )
 def own_answers_slow_argmax(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of the control minus rise with own answers, at a margin of 10 nats."""

@@ -1,10 +1,11 @@
 """Which pairs will be displaced: what scores that know the world before DPO are worth, in held-out worlds (K3).
 
-Tables of `toyld.contexts.experiments.foresight`: for each seed, the rank correlation over the pairs of a score with the
+Tables of `toyld.contexts.experiments.foresight`, and of `toyld.tiny.experiments.foresight`, where whole networks train
+and the same scores are read off their heads: for each seed, the rank correlation over the pairs of a score with the
 fall of log π(y⁺) under the DPO that follows. Every score is oriented so that a positive correlation means that it
 foretells the fall. Statements are about both targets, at equal margin and at the end, and both regimes, pairs trained
-together and each alone; an effect is the smaller of the two targets'. Responses there have 3 to 6 tokens; AUCs are in
-the tables.
+together and each alone; an effect is the smaller of the two targets'. Responses have 3 to 7 tokens; AUCs are in the
+tables.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import xarray as xr
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.runs import run_claim
 
-__all__ = ["needs_scores"]
+__all__ = ["ENDS", "better", "foretells", "needs_scores", "rank"]
 
 RAZIN = "Razin et al. 2025 (2410.08847), §5"
 ENDS = ("", "_end")
+BOTH = ("contexts", "tiny")
 
 
 def needs_scores(*scores: str, regime: str | None = None) -> Callable[[xr.Dataset], str | None]:
@@ -38,17 +40,19 @@ def needs_scores(*scores: str, regime: str | None = None) -> Callable[[xr.Datase
     return reason
 
 
-def _rank(ds: xr.Dataset, score: str, end: str) -> np.ndarray:
+def rank(ds: xr.Dataset, score: str, end: str, /) -> np.ndarray:
+    """Rank correlations (seed,) of a score with the fall at the margin (end "") or at the end ("_end")."""
     return np.asarray(ds[f"eval_rank{end}_{score}"].isel(step=0).values, float)
 
 
-def _better(ds: xr.Dataset, score: str, *others: str) -> Effect:
+def better(ds: xr.Dataset, score: str, /, *others: str) -> Effect:
     """The least lead of a score over the others, at both targets."""
-    return ranked([_rank(ds, score, end) - _rank(ds, other, end) for other in others for end in ENDS])
+    return ranked([rank(ds, score, end) - rank(ds, other, end) for other in others for end in ENDS])
 
 
-def _foretells(ds: xr.Dataset, score: str) -> Effect:
-    return ranked([_rank(ds, score, end) for end in ENDS])
+def foretells(ds: xr.Dataset, score: str, /) -> Effect:
+    """The lesser rank correlation of a score, at both targets."""
+    return ranked([rank(ds, score, end) for end in ENDS])
 
 
 @run_claim(
@@ -58,13 +62,20 @@ def _foretells(ds: xr.Dataset, score: str) -> Effect:
     premises=needs_scores("k3", "ches", "ches_normalised"),
     expect="holds",
     why="by .2 to .5 in rank correlation under each of three kernels, pairs together and alone",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: surely in the head (by .6) and, through all layers, by plain descent (.4 to .7); by "
+            "RMSprop by .1 to .3, not sure",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def one_step_beats_ches(ds: xr.Dataset) -> Effect:
     """Rank correlation of K3's total minus that of the better form of CHES."""
-    return _better(ds, "k3", "ches", "ches_normalised")
+    return better(ds, "k3", "ches", "ches_normalised")
 
 
 @run_claim(
@@ -75,13 +86,20 @@ def one_step_beats_ches(ds: xr.Dataset) -> Effect:
     expect="open",
     why="by .2 to .5 in five of six designs; for pairs alone under the kernel with the largest common part by .11 "
     "[.02, .20], which is not sure, nor is it on 32 further seeds (5000 to 5031): .10 [.00, .21]",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: surely in the head (by .5) and, through all layers, by plain descent (.4 to .5); by "
+            "RMSprop by .2 to .3, not sure",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def one_step_beats_edit_distance(ds: xr.Dataset) -> Effect:
     """Rank correlation of K3's total minus that of 1 − edit distance."""
-    return _better(ds, "k3", "overlap")
+    return better(ds, "k3", "overlap")
 
 
 @run_claim(
@@ -92,13 +110,20 @@ def one_step_beats_edit_distance(ds: xr.Dataset) -> Effect:
     premises=needs_scores("k3", "improbability", "margin", "ease"),
     expect="holds",
     why="by .4 to .5 under each of three kernels, pairs together and alone",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: surely in the head and of pairs together by plain descent (.6 to .8); of pairs alone "
+            "by .3, by RMSprop by .1 to .5, not sure",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def one_step_beats_likelihoods(ds: xr.Dataset) -> Effect:
     """Rank correlation of K3's total minus that of the best of the three."""
-    return _better(ds, "k3", "improbability", "margin", "ease")
+    return better(ds, "k3", "improbability", "margin", "ease")
 
 
 @run_claim(
@@ -109,13 +134,20 @@ def one_step_beats_likelihoods(ds: xr.Dataset) -> Effect:
     expect="open",
     why="by .4 and .5 under kernels with a component that all pairs share; by .03 [−.02, .07] under one of prefixes, "
     "where pairs hardly meet (32 further seeds, 5000 to 5031: .08 [.03, .14])",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: surely in the head (by .6) and through all layers by plain descent (.4); by RMSprop "
+            "by .1 to .2, not sure",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def other_pairs_matter(ds: xr.Dataset) -> Effect:
     """Rank correlation of the total minus that of own + rejected."""
-    return _better(ds, "k3", "pair")
+    return better(ds, "k3", "pair")
 
 
 @run_claim(
@@ -125,13 +157,20 @@ def other_pairs_matter(ds: xr.Dataset) -> Effect:
     premises=needs_scores("foreseen", "k3"),
     expect="holds",
     why=".98 to .996 against .6 to .9: one update does not see that the pull of y⁺ fades while the push on y⁻ goes on",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: by .2 to .3 in the head, whose run the eight updates are (.97); through all layers "
+            "they add nothing, −.1 to +.05",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def few_updates_beat_one(ds: xr.Dataset) -> Effect:
     """Rank correlation of what is foreseen minus that of K3's total."""
-    return _better(ds, "foreseen", "k3")
+    return better(ds, "foreseen", "k3")
 
 
 @run_claim(
@@ -144,13 +183,20 @@ def few_updates_beat_one(ds: xr.Dataset) -> Effect:
     why="by .05 to .11; borderline for pairs together under the kernel with the largest common part: .07 [.03, "
     ".11], p = 5e-4; on 32 further seeds (5000 to 5031) .04 [.00, .09], p = .05, not sure there, nor, with p = "
     ".001, for pairs alone under the middle one; sure in the other four, by .05 to .10",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: by .08 to .15 in the head; through all layers the run has seen what no head foresees: "
+            "−.03 to −.2",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def few_updates_beat_a_beginning(ds: xr.Dataset) -> Effect:
     """Rank correlation of what is foreseen minus that of the change so far."""
-    return _better(ds, "foreseen", "begun")
+    return better(ds, "foreseen", "begun")
 
 
 @run_claim(
@@ -163,13 +209,19 @@ def few_updates_beat_a_beginning(ds: xr.Dataset) -> Effect:
     why="borderline: by .01 to .03 in all six designs, sure in two of them (p = 4e-4; the others 8e-4 to 1e-3); on 32 "
     "further seeds (5000 to 5031) by .01 to .04, not sure for pairs together under the kernel with the largest common "
     "part (.02 [−.01, .06]). Equal ones do well: .84 to .95 at the margin, .95 to .99 at the end",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: by .06 at the margin in the head; through all layers between −.02 and +.03: nothing",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def growing_updates_beat_even_ones(ds: xr.Dataset) -> Effect:
     """Rank correlation of what growing updates foresee minus that of equal ones."""
-    return _better(ds, "foreseen", "even")
+    return better(ds, "foreseen", "even")
 
 
 @run_claim(
@@ -180,7 +232,14 @@ def growing_updates_beat_even_ones(ds: xr.Dataset) -> Effect:
     expect="holds",
     why="the first update lowers up to 1 % of the chosen responses of pairs alone, and 0, 10, 32 % of pairs together; "
     "at a margin of 20 nats 9 to 25 % and 12, 50, 91 % have fallen",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: surely of pairs together, 14 % against 50 to 80 %, in the head and through all "
+            "layers; of pairs alone hardly any fall, 1 % against 3 to 14 %",
+        )
+    },
     experiment="foresight",
     unit="of the responses",
 )
@@ -198,13 +257,19 @@ def first_update_is_too_hopeful(ds: xr.Dataset) -> Effect:
     expect="open",
     why="rank correlations of .27 to .56 for pairs alone, each sure; for pairs together .43, .16 and 0, the less the "
     "more all contexts share",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: 0 to .14 for pairs together, .36 to .41 alone, where it is sure by RMSprop",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def ches_foretells(ds: xr.Dataset) -> Effect:
     """Rank correlation of CHES."""
-    return _foretells(ds, "ches")
+    return foretells(ds, "ches")
 
 
 @run_claim(
@@ -214,13 +279,19 @@ def ches_foretells(ds: xr.Dataset) -> Effect:
     premises=needs_scores("ches_normalised"),
     expect="open",
     why="between −.2 and +.2, of either sign, none sure; the longer y⁺, the higher it is (rank correlation .2 to .7)",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: between 0 and .25, none sure",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def normalised_ches_foretells(ds: xr.Dataset) -> Effect:
     """Rank correlation of normalised CHES."""
-    return _foretells(ds, "ches_normalised")
+    return foretells(ds, "ches_normalised")
 
 
 @run_claim(
@@ -230,13 +301,19 @@ def normalised_ches_foretells(ds: xr.Dataset) -> Effect:
     premises=needs_scores("overlap"),
     expect="open",
     why="rank correlations of .43 to .58 for pairs alone, each sure; for pairs together .39, .22 and .10 ± .13",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: .13 to .24 for pairs together, .29 to .36 alone, few of them sure",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def overlap_foretells(ds: xr.Dataset) -> Effect:
     """Rank correlation of 1 − edit distance."""
-    return _foretells(ds, "overlap")
+    return foretells(ds, "overlap")
 
 
 @run_claim(
@@ -246,10 +323,16 @@ def overlap_foretells(ds: xr.Dataset) -> Effect:
     premises=needs_scores("improbability"),
     expect="open",
     why="between −.23 and +.06; for pairs alone it leans the other way (−.14, −.19, −.23), the last one sure",
-    rungs=("contexts",),
+    rungs=BOTH,
+    elsewhere={
+        "tiny": (
+            "open",
+            "20 seeds: between −.19 and 0, none sure",
+        )
+    },
     experiment="foresight",
     unit="(rank correlation)",
 )
 def improbability_foretells(ds: xr.Dataset) -> Effect:
     """Rank correlation of −log π(y⁻)/|y⁻|."""
-    return _foretells(ds, "improbability")
+    return foretells(ds, "improbability")

@@ -16,13 +16,14 @@ from toyld.trajectory import below_label
 
 __all__ = [
     "ARGMAX",
-    "BOTH",
     "PLAIN",
     "REPHRASES",
     "REPHRASES_OF_REJECTED",
+    "RUNGS",
     "SHUFFLED",
     "SIMILAR",
     "STAGES",
+    "WORLDS",
     "Needs",
     "beside",
     "change",
@@ -42,8 +43,9 @@ SIMILAR, SHUFFLED = group("similar"), group("shuffled")
 ARGMAX = "argmax along chosen"  # not a probe: variable argmax_logp at probe chosen
 # What the paper's findings are about: SFT on the chosen answers alone, DPO on the given pairs. A log need not say it.
 PLAIN = ("baseline", "unknown")
-# Where those findings are tried: the experiment that has the paper's stages, and the released logs.
-STAGES, BOTH = "stages", ("contexts", "published")
+# Where those findings are tried: the experiment that has the paper's stages, in two worlds, and the released logs.
+STAGES, WORLDS = "stages", ("contexts", "tiny")
+RUNGS = (*WORLDS, "published")
 
 
 def measured(ds: xr.Dataset, probes: Iterable[str] | None = None, /) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from array_api_compat import array_namespace, device
 from toyld.checked import BadInput
 from toyld.contexts.measure import measure, reach, statistics
 from toyld.contexts.optimizers import Optimizer
-from toyld.contexts.rows import Rows
+from toyld.contexts.rows import Rows, Scene
 from toyld.contexts.world import World, in_rows, on_host
 from toyld.trajectory import trajectory
 
@@ -197,7 +197,7 @@ def marked(at: Iterable[int] | None, steps: int, /) -> list[int]:
     return [int(k) for k in given]
 
 
-def check_stage(world: World, objective: Any, numbers: Mapping[str, Any], /, *states: State | None) -> None:
+def check_stage(world: Scene, objective: Any, numbers: Mapping[str, Any], /, *states: State | None) -> None:
     """Refuse what is of another kind or of another world, before anything is computed."""
     if isinstance(objective, type) or not hasattr(objective, "loss"):
         msg = f"objective: expected one of toyld.objectives, got {objective!r}; write objectives.get(NAME)"

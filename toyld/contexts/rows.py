@@ -45,7 +45,11 @@ class Reading(NamedTuple):
 
 
 class Scene(Protocol):
-    """What rows lie on: a `World`, or anything else with contexts; `logits` says library, dtype and device."""
+    """What rows lie on: a `World`, or anything else with contexts; `logits` says library, dtype and device.
+
+    One with an attribute `whole` that is true gives logits of all trained contexts and wants a residual of that size,
+    also where no row reads the last of them.
+    """
 
     @property
     def logits(self) -> Array: ...
@@ -80,7 +84,7 @@ class Rows:
         xp, where = array_namespace(world.logits), device(world.logits)
         self.xp = xp
         used = _used(world, sides)
-        self.active = max(reach(r) for r in used)
+        self.active = world.trained if getattr(world, "whole", False) else max(reach(r) for r in used)
         if self.active > world.trained:
             msg = f"expected rows on the {world.trained} trained contexts, got one on context {self.active - 1}"
             raise BadInput(f"{msg}; name its kind in `train` when the trie is made")
@@ -111,6 +115,9 @@ class Rows:
 
     def read(self, z: Array, /, *, out: Array | None = None) -> Reading:
         """Softmax and the rows' log-probabilities at logits z (B, active, V); `out`: where to write e^{z − max}."""
+        if z.shape[1] != self.active:  # its places would be those of other worlds
+            msg = f"logits: expected those of {self.active} contexts, got {z.shape[1]}; cut them"
+            raise BadInput(msg)
         mass, norm, log_norm = _softmax(self.xp, z, out)
         logp = {name: z.take(side.label) - log_norm.take(side.at) for name, side in self.sides.items()}
         return Reading(mass, norm, log_norm, logp)

@@ -6,7 +6,7 @@ no dual form, none of `contexts.train`. The checks of the figures compare with i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +35,27 @@ def paths(size: str, name: str, kind: str, /) -> tuple[list[int], Floats]:
 
 
 def collected(
-    size: str, runs: Mapping[str, str], kinds: Iterable[str], /, *, minus: Mapping[str, str] | None = None
+    size: str,
+    runs: Mapping[str, str],
+    kinds: Iterable[str],
+    /,
+    *,
+    minus: Mapping[str, str] | None = None,
+    path_of: Callable[[str, str, str], tuple[list[int], Floats]] = paths,
 ) -> Table:
-    """One row per run, kind and evaluation: name → what to call it; `minus`: name → the run to take off it."""
+    """One row per run, kind and evaluation: name → what to call it; `minus`: name → the run to take off it.
+
+    path_of: as `paths`, of another world.
+    """
     from scipy.special import stdtrit
 
     columns: dict[str, list[object]] = {name: [] for name in ("run", "kind", "update", "seeds", "mean", "low", "high")}
     kinds = tuple(kinds)
     for name, called in runs.items():
         for kind in kinds:
-            steps, path = paths(size, name, kind)
+            steps, path = path_of(size, name, kind)
             if minus is not None:
-                path = path - paths(size, minus[name], kind)[1]
+                path = path - path_of(size, minus[name], kind)[1]
             n, mean = path.shape[1], path.mean(1)
             half = stdtrit(n - 1, 0.975) * path.std(1, ddof=1) / n**0.5
             for k, step in enumerate(steps):

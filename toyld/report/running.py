@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from toyld.report.command import run as diagnose
 from toyld.report.sweeps import diverged, print_summary, summary
 from toyld.trajectory import read_folder
 
-if TYPE_CHECKING:  # torch is loaded when digits are run
+if TYPE_CHECKING:  # torch is loaded when networks are run
     from toyld.digits import Digits
     from toyld.digits.command import Plan as DigitsPlan
+    from toyld.tiny.plan import Plan as TinyPlan
 
-__all__ = ["contexts", "digits", "digits_plan", "grid_of", "plan_of"]
+__all__ = ["contexts", "digits", "digits_plan", "grid_of", "plan_of", "tiny", "tiny_plan"]
 
 _AXES = {"beta": "beta", "lr": "lr", "sft_steps": "sft", "temperature": "temperature", "common": "common"}
 
@@ -155,6 +157,55 @@ def digits(out: Path, /, *, size: str, resume: bool, data: str | None, given: Ma
     with _bar("training") as tell:
         run(out, plan, found, resume=resume, tell=tell)
     return diagnose((str(out),), json_file=out / "verdict.json")
+
+
+def tiny_plan(size: str, /, **given: Any) -> TinyPlan:
+    """The plan of a size with what is given instead of its settings; rates are those of the optimiser.
+
+    >>> tiny_plan("smoke", optimizer="sgd", knowledge=0.5, seeds=2).sft_lr
+    0.03
+    """
+    from toyld.tiny.experiments import _worlds
+    from toyld.tiny.plan import RECIPES, SIZES, Plan
+
+    known = {name: value for name, value in given.items() if value is not None}
+    if known.get("optimizer", "rmsprop") not in RECIPES:
+        msg = f"--optimizer: expected one of {', '.join(RECIPES)}, got {known['optimizer']!r}"
+        raise BadInput(msg)
+    world, recipe = _worlds.SIZES[size], RECIPES[known.get("optimizer", "rmsprop")]
+    own = {"pretrain_steps": world["steps"], "pretrain_lr": world["lr"], "prompts": world["prompts"]}
+    own |= {"sft_lr": recipe.sft, "lr": recipe.dpo, "warmup": recipe.warmup, **SIZES[size]}
+    inside = {"language": ("concentration", "knowledge"), "model": ("width", "depth", "heads")}
+    for part, names in inside.items():
+        own[part] = {**world[part], **{name: known.pop(name) for name in names if name in known}}
+    parameters = {"beta": known.pop("beta")} if "beta" in known else {}
+    known.pop("first_seed", None)
+    return Plan(**{**own, **known, "seeds": _seeds(given, SIZES[size]), "parameters": parameters})
+
+
+def tiny(out: Path, /, *, size: str, resume: bool, minutes: float | None, given: Mapping[str, Any]) -> int:
+    """Do what `toyld run tiny` was asked to; its exit code."""
+    from toyld.report.answers import print_answers
+    from toyld.tiny.command import run
+
+    plan, begun = tiny_plan(size, **given), time.monotonic()
+    if minutes is not None and not minutes > 0:
+        msg = f"--minutes: expected more than 0, got {minutes:g}; leave it out to go on to the end"
+        raise BadInput(msg)
+    with _bar("training") as tell, np.errstate(over="ignore", invalid="ignore"):  # told in words below
+        whole = run(
+            out,
+            plan,
+            resume=resume,
+            tell=tell,
+            stop=lambda: minutes is not None and time.monotonic() - begun > 60.0 * minutes,
+        )
+    if not whole:
+        print(f"{minutes:g} minutes are over and the run is not: go on with the same command and --resume")
+        return 0
+    code = diagnose((str(out),), json_file=out / "verdict.json")
+    print_answers(read_folder(out))
+    return code
 
 
 def _lower(objective: str) -> str:

@@ -19,19 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toyld.checked import BadInput
 
-__all__ = ["PAD", "STYLES", "Language", "Sizes", "draw"]
+__all__ = ["PAD", "STYLES", "Language", "Sizes", "draw", "sequences"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 PAD = -1  # behind the end of a text
 STYLES = 2
-STREAM = 41  # of random numbers
+STREAM, DRAWN = 41, 44  # of random numbers
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class Sizes:
                 raise BadInput(msg)
         if self.synonyms < STYLES or self.most < self.least:
             msg = f"synonyms ≥ {STYLES} and most ≥ least expected, got {self.synonyms}, {self.most} and {self.least}"
+            raise BadInput(msg)
+        if not self.concentration > 0:
+            msg = f"concentration: expected more than 0, got {self.concentration}; small = few popular concepts"
             raise BadInput(msg)
         for name in ("knowledge", "slip", "accent"):
             if not 0 <= getattr(self, name) <= 1:
@@ -154,12 +158,22 @@ class Language:
         """Answers (S, N, T) of the source to prompts by number (S, N), padded with −1 behind END."""
         return self._speak(np.asarray(prompt), rngs, self._known(knowledge))
 
+    def batch(self, seeds: Sequence[int], update: int, size: int, /) -> tuple[Ints, Ints]:
+        """(inputs (S, size, …), labels (S, size, …) of their last positions) of one update of `pretrain`.
+
+        Fresh answers to prompts of all kinds, drawn from (seed, update) alone.
+        """
+        rngs = [np.random.default_rng([seed, update, DRAWN]) for seed in seeds]
+        prompt = np.stack([rng.integers(self.sizes.prompts, size=size) for rng in rngs])
+        return sequences(self, prompt, self.sample(prompt, rngs))
+
     def tell(self, said: Ints, rngs: Sequence[np.random.Generator], /, *, like: Ints | None = None) -> Ints:
         """Texts (S, N, T) that say these concepts (S, N, most), −1 = an END before; in a style of their own.
 
         like: texts whose function words they take over, so far as those have some.
         """
         said = np.asarray(said)
+        said = np.where((said == PAD).cumsum(-1) > 0, PAD, said)  # nothing behind an end
         s, n, _ = said.shape
         text = np.full((s, n, self.sizes.length), PAD)
         for i, rng in enumerate(rngs):
@@ -182,6 +196,9 @@ class Language:
         return text
 
     def _known(self, knowledge: float | None) -> float:
+        if knowledge is not None and not 0 <= knowledge <= 1:
+            msg = f"knowledge: expected a probability, 1 = the truth, got {knowledge}; correct it"
+            raise BadInput(msg)
         return self.sizes.knowledge if knowledge is None else knowledge
 
     def _speak(self, prompt: Ints, rngs: Sequence[np.random.Generator], knowledge: float) -> Ints:
@@ -238,7 +255,10 @@ class Language:
         belief = belief * like
         place = token - self.functions
         inside = (place >= 0) & (place < self.sizes.function_words)
-        return belief / belief.sum(-1, keepdims=True), np.where(inside, place, last)
+        total = belief.sum(-1, keepdims=True)
+        # Behind what no style can say, or an end, nothing is known: without slips 0/0.
+        belief = np.where(total > 0, belief / np.where(total > 0, total, 1.0), 1.0 / STYLES)
+        return belief, np.where(inside, place, last)
 
 
 def draw(sizes: Sizes, seeds: Sequence[int], /) -> Language:
@@ -265,3 +285,18 @@ def draw(sizes: Sizes, seeds: Sequence[int], /) -> Language:
         ]
     )
     return Language(sizes, tuple(int(seed) for seed in seeds), chain, word, popular, facts)
+
+
+def sequences(language: Any, prompt: Ints, text: Ints, /) -> tuple[Ints, Ints]:
+    """(inputs (S, N, A + T − 1), labels (S, N, T)): prompts of A tokens and all but the last token of their texts.
+
+    The label of slot t is predicted at position A − 1 + t; −1 where there is none.
+
+    >>> language = draw(Sizes(), [0])
+    >>> inputs, labels = sequences(language, np.array([[3]]), np.array([[[13, 19, 14, 21, 0, -1, -1]]]))
+    >>> inputs.tolist(), labels.tolist()
+    ([[[1, 8, 13, 19, 14, 21, 0, 0]]], [[[13, 19, 14, 21, 0, -1, -1]]])
+    """
+    asked = language.ask(prompt)
+    asked = np.broadcast_to(asked, (*text.shape[:-1], asked.shape[-1]))
+    return np.concatenate([asked, np.maximum(text[..., :-1], 0)], -1), text

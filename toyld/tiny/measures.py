@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toyld.tiny.language import PAD, Language
-from toyld.tiny.models import Models, sequences
+from toyld.checked import BadInput
+from toyld.tiny.language import PAD, Language, sequences
+from toyld.tiny.models import Models
 
-__all__ = ["divergence", "entropy", "repetition", "right", "says"]
+__all__ = ["beliefs", "divergence", "entropy", "repetition", "right", "says"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -38,6 +39,9 @@ def right(language: Language, prompt: Ints, text: Ints, /) -> Floats:
     >>> right(language, prompt, language.sample(prompt, [np.random.default_rng(0)], knowledge=1.0)).tolist()
     [[1.0, 1.0, 1.0, 1.0, 1.0]]
     """
+    if not len(text) == len(prompt) == len(language.seeds):
+        msg = f"expected texts of {len(language.seeds)} members, one a language, got {len(text)}"
+        raise BadInput(f"{msg}; take the same members of both")
     facts = language.facts[np.arange(len(text))[:, None], prompt]
     there = _slots(language, text)
     functions = text[..., ::2]
@@ -65,21 +69,23 @@ def repetition(text: Ints, /, *, n: int = 2) -> Floats:
     return again.sum(-1) / np.maximum(there.sum(-1), 1)
 
 
-def entropy(models: Models, language: Language, prompt: Ints, text: Ints, /) -> Floats:
-    """Mean over the tokens of texts (S, N, T) of the entropy of π, nats a token, (S, N)."""
-    logp, mask = _beliefs(models, language, prompt, text)
+def entropy(models: Models, language: Language, prompt: Ints, text: Ints, /, *, of: Floats | None = None) -> Floats:
+    """Mean over the tokens of texts (S, N, T) of the entropy of π, nats a token, (S, N). of: their `beliefs`."""
+    logp, mask = beliefs(models, language, prompt, text) if of is None else of, text != PAD
     h = -(np.exp(logp) * logp).sum(-1)
     return np.where(mask, h, 0.0).sum(-1) / np.maximum(mask.sum(-1), 1)
 
 
 def divergence(
-    models: Models, language: Language, prompt: Ints, text: Ints, /, *, knowledge: float | None = None
-) -> Floats:
+    models: Models, language: Language, prompt: Ints, text: Ints, /, *, knowledge: float | None = None,
+    of: Floats | None = None,
+) -> Floats:  # fmt: skip
     """Exact KL(source ‖ π) of the next token, summed along texts (S, N, T), nats a response, (S, N).
 
     Its mean over texts that the source samples is the KL of whole responses. knowledge: κ of the source, 1 = the truth.
+    of: the `beliefs` of the models along these texts, where they are at hand.
     """
-    logp, mask = _beliefs(models, language, prompt, text)
+    logp, mask = beliefs(models, language, prompt, text) if of is None else of, text != PAD
     source = language.log_probs(prompt, text, knowledge=knowledge)
     p = np.exp(source)
     kl = np.where(p > 0, p * (np.where(p > 0, source, 0.0) - logp), 0.0).sum(-1)
@@ -91,8 +97,10 @@ def _slots(language: Language, text: Ints) -> NDArray[np.bool_]:
     return text[..., 1 : 2 * language.sizes.most : 2] > 0
 
 
-def _beliefs(models: Models, language: Language, prompt: Ints, text: Ints) -> tuple[Floats, NDArray[np.bool_]]:
+def beliefs(models: Models, language: Language, prompt: Ints, text: Ints, /) -> Floats:
+    """log π (S, N, T, V) of the next token along texts (S, N, T) behind prompts (S, N), in float64."""
+    models.check(language)
     inputs, labels = sequences(language, prompt, text)
     with torch.no_grad():
-        z = models.logits(torch.from_numpy(inputs).to(models.flat.device))[:, :, 1:]
-    return z.double().log_softmax(-1).cpu().numpy(), labels != PAD
+        z = models.logits(torch.from_numpy(inputs).to(models.flat.device))[:, :, -labels.shape[-1] :]
+    return z.double().log_softmax(-1).cpu().numpy()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from toyld.checked import BadInput
-from toyld.tiny.language import PAD, Language
+from toyld.tiny.language import PAD, sequences
 from toyld.tiny.network import Shape, Transformer
 from toyld.tiny.optimizers import Optimizer
-from toyld.tiny.stacks import Centre, begin, forward, views
+from toyld.tiny.stacks import Centre, begin, forward, linear, views
 
 __all__ = ["Models", "pretrain", "sequences", "start"]
 
 Ints = NDArray[np.int64]
 SAMPLED = 43  # stream of random numbers
-DRAWN = 44
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,44 @@ class Models:
         """Logits (S, N, T, V) at tokens (S, N, T); flat: other parameters than its own."""
         flat = self.flat if flat is None else flat
         own = views(self.shape, flat[:, : self.shape.parameters])
-        z = forward(self.shape, own, tokens, centre=centre, mask=mask)
         if self.common is None:
-            return z
-        return z + (self.common[:, None] * flat[:, self.shape.parameters :])[:, None, None]
+            return forward(self.shape, own, tokens, centre=centre, mask=mask)
+        h = self._with_common(forward(self.shape, own, tokens, centre=centre, mask=mask, hidden=True))
+        return self.read_out(flat[:, self.shape.head :], h, centre=centre, mask=mask)
 
     def hidden(self, tokens: torch.Tensor, /) -> torch.Tensor:
         """Last hidden states (S, N, T, d), the common feature (of size `common`) behind them where there is one."""
         with torch.no_grad():
-            h = forward(self.shape, views(self.shape, self.flat[:, : self.shape.parameters]), tokens, hidden=True)
+            own = views(self.shape, self.flat[:, : self.shape.parameters])
+            return self._with_common(forward(self.shape, own, tokens, hidden=True))
+
+    def read_out(
+        self, head: torch.Tensor, hidden: torch.Tensor, /, *, centre: Centre | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Logits (S, N, T, V) of states as `hidden` gives them, under the columns of `flat` from `shape.head` on."""
+        s, n, t, _ = hidden.shape
+        size = self.shape.parameters - self.shape.head
+        weight = head[:, :size].unflatten(1, (-1, self.shape.width))
+        if self.common is not None:
+            weight = torch.cat([weight, head[:, size:, None]], -1)
+        rows = None if mask is None else mask.reshape(s, n * t, 1)
+        return linear(weight, None, hidden.flatten(1, 2), centre, rows).view(s, n, t, -1)
+
+    def _with_common(self, h: torch.Tensor) -> torch.Tensor:
         if self.common is None:
             return h
         return torch.cat([h, self.common[:, None, None, None].expand(*h.shape[:-1], 1)], -1)
+
+    def check(self, language: Any, /, *, seeds: bool = True) -> None:
+        """BadInput unless these models can read that language, member by member the same seed."""
+        sizes, shape = language.sizes, self.shape
+        if (shape.classes, shape.places) != (sizes.classes, max(shape.places, sizes.places)):
+            msg = f"Shape({sizes.classes}, {sizes.places}) or more places, got Shape({shape.classes}, {shape.places})"
+            raise BadInput(f"models: expected {msg}; make them for this language")
+        if seeds and self.seeds != language.seeds:
+            msg = f"expected the language of each model, seeds {_some(self.seeds)}, got {_some(language.seeds)}"
+            raise BadInput(f"{msg}; take the same members of both")
 
     def module(self, member: int, /, dtype: torch.dtype = torch.float64) -> Transformer:
         """One of them as a torch module, for `toyld.influence`; a copy."""
@@ -86,13 +112,17 @@ class Models:
         return one
 
     def sample(
-        self, language: Language, prompt: Ints, /, *, seed: int, temperature: float = 1.0, prefix: Ints | None = None
+        self, language: Any, prompt: Ints, /, *, seed: int, temperature: float = 1.0, prefix: Ints | None = None
     ) -> Ints:
         """Answers (S, N, T) to prompts by number (S, N), padded with −1 behind END; greedy at temperature 0.
 
         Deterministic in `seed` and the models' own seeds. prefix: tokens (S, N, k) that an answer starts with.
         """
+        self.check(language, seeds=False)
         prompt = np.asarray(prompt)
+        if prompt.ndim != 2 or len(prompt) != len(self) or temperature < 0:
+            msg = f"expected prompts ({len(self)}, N) and a temperature ≥ 0, got {prompt.shape} and {temperature}"
+            raise BadInput(f"{msg}; a row of prompts a model")
         rngs = [np.random.default_rng([own, seed, SAMPLED]) for own in self.seeds]
         text = np.full((*prompt.shape, language.sizes.length), PAD)
         done = np.zeros(prompt.shape, bool)
@@ -116,13 +146,8 @@ class Models:
         return text
 
 
-def sequences(language: Language, prompt: Ints, text: Ints, /) -> tuple[Ints, Ints]:
-    """(inputs (S, N, 2 + T − 1), labels (S, N, T)): prompt and all but the last token; −1 where there is no label.
-
-    The label of slot t is predicted at position t + 1.
-    """
-    asked = np.broadcast_to(language.ask(prompt), (*text.shape[:-1], 2))
-    return np.concatenate([asked, np.maximum(text[..., :-1], 0)], -1), text
+def _some(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds)) if len(seeds) < 5 else f"{seeds[0]}, {seeds[1]} … {seeds[-1]} ({len(seeds)})"
 
 
 def start(shape: Shape, seeds: Sequence[int], /, *, dtype: torch.dtype = torch.float32) -> Models:
@@ -131,11 +156,12 @@ def start(shape: Shape, seeds: Sequence[int], /, *, dtype: torch.dtype = torch.f
 
 
 def pretrain(
-    models: Models, language: Language, /, *, steps: int, batch: int = 32, lr: float = 3e-3, done: int = 0,
+    models: Models, source: Any, /, *, steps: int, batch: int = 32, lr: float = 3e-3, done: int = 0,
     memory: dict[str, torch.Tensor] | None = None, until: int | None = None,
 ) -> tuple[Models, dict[str, torch.Tensor]]:  # fmt: skip
-    """Teach models the source: AdamW on fresh answers to all prompts, cosine to 0 over `steps` updates.
+    """Teach models the source: AdamW on the mean over rows of −log π of their tokens, cosine to 0 over `steps` updates.
 
+    source: a `Language`, or what has its `seeds`, `sizes` (classes, places) and `batch`, such as `toyld.tiny.reading`.
     The batch of an update is drawn from (seed, update) alone, so that `done` updates, the parameters and the memory say
     all about where training stands. Returns the models after `until` updates (all by default), and the memory.
 
@@ -145,16 +171,13 @@ def pretrain(
     >>> len(models)
     2
     """
+    models.check(source)
     rule, flat = Optimizer("adamw"), models.flat.clone()
-    memory = rule.memory(flat) if memory is None else memory
+    memory = rule.resumed(flat, memory)
     for k in range(done, steps if until is None else until):
-        rngs = [np.random.default_rng([seed, k, DRAWN]) for seed in models.seeds]
-        prompt = np.stack([rng.integers(language.sizes.prompts, size=batch) for rng in rngs])
-        inputs, labels = (
-            torch.from_numpy(a).to(flat.device) for a in sequences(language, prompt, language.sample(prompt, rngs))
-        )
+        inputs, labels = (torch.from_numpy(a).to(flat.device) for a in source.batch(models.seeds, k, batch))
         leaf = flat.requires_grad_()
-        z = models.logits(inputs, leaf)[:, :, 1:]
+        z = models.logits(inputs, leaf)[:, :, -labels.shape[-1] :]
         logp = z.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         loss = -torch.where(labels >= 0, logp, 0.0).sum() / batch
         (g,) = torch.autograd.grad(loss, leaf)

@@ -61,6 +61,11 @@ class Shape:
         """How many numbers a model is made of."""
         return sum(torch.Size(size).numel() for size in self.sizes.values())
 
+    @property
+    def head(self) -> int:
+        """The parameter at which the head begins, which is the last."""
+        return self.parameters - self.classes * self.width
+
 
 class _Block(nn.Module):
     def __init__(self, shape: Shape) -> None:

@@ -10,27 +10,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch.nn import functional
 
+from toyld.checked import BadInput
 from toyld.tiny.network import Shape, Transformer
 
 __all__ = ["Centre", "begin", "forward", "linear", "views"]
 
 Theta = Mapping[str, torch.Tensor]
+Where = Literal["head", "all"]
+How = Literal["subtract", "project", "random"]
 
 
 @dataclass(frozen=True)
 class Centre:
     """Which linear layers learn from centred inputs: `where` the head alone or all; `how` the mean leaves them.
 
-    subtract: a − μ. project: a without its part along μ. Both are K6 for that layer.
+    subtract: a − μ. project: a without its part along μ. Both are K6 for that layer. random: their control, a without
+    its part along a direction that is drawn once for all layers of a width.
     """
 
-    where: Literal["head", "all"] = "head"
-    how: Literal["subtract", "project"] = "subtract"
+    where: Where = "head"
+    how: How = "subtract"
+
+    def __post_init__(self) -> None:
+        if self.where not in get_args(Where) or self.how not in get_args(How):
+            there = f"{' or '.join(get_args(Where))}, and {', '.join(get_args(How))}"
+            raise BadInput(f"centre: expected {there}, got {self.where!r} and {self.how!r}; correct it")
 
 
 def begin(shape: Shape, seeds: list[int] | tuple[int, ...] | range, /) -> torch.Tensor:
@@ -63,7 +72,7 @@ def forward(
     """Logits (S, N, T, V) at tokens (S, N, T); with `hidden`, the last hidden states (S, N, T, d) instead.
 
     mask: true (S, N, T) where an input counts towards μ; all by default. No token sees those behind it, so padding on
-    the right touches nothing before it.
+    the right touches nothing before it. Token ids are not looked at: one that is none reads another member's row.
 
     >>> shape = Shape(classes=40, places=9)
     >>> theta = views(shape, begin(shape, [0, 1]))
@@ -71,6 +80,8 @@ def forward(
     torch.Size([2, 5, 7, 40])
     """
     s, n, t = tokens.shape
+    if t > shape.places:
+        raise BadInput(f"tokens: expected up to {shape.places} in a row, got {t}; make models with more places")
     every = centre if centre is not None and centre.where == "all" else None
     rows = None if mask is None else mask.reshape(s, n * t, 1)
 
@@ -105,7 +116,10 @@ def linear(
     if centre is None:
         return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
     held = x.detach()
-    if mask is None:
+    if centre.how == "random":
+        drawn = torch.randn(held.shape[-1], generator=torch.Generator().manual_seed(held.shape[-1]))
+        mean = drawn.to(held).expand(len(held), 1, -1)
+    elif mask is None:
         mean = held.mean(1, keepdim=True)
     else:
         mean = torch.where(mask, held, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import xarray as xr
 
 from toyld.checked import BadInput
-from toyld.contexts.engine import marked
+from toyld.contexts.engine import check_stage, marked
 from toyld.contexts.measure import measure
 from toyld.contexts.rows import Rows
 from toyld.contexts.world import Responses
-from toyld.tiny.models import Models, sequences
+from toyld.tiny.language import sequences
+from toyld.tiny.models import Models
 from toyld.tiny.optimizers import Optimizer
-from toyld.tiny.stacks import Centre, linear
+from toyld.tiny.stacks import Centre
 from toyld.tiny.texts import Texts
 from toyld.trajectory import trajectory
 
@@ -40,6 +41,7 @@ class Scene:
     responses: Mapping[str, Responses]
     classes: int
     like: torch.Tensor  # of the dtype and on the device of the models
+    whole: ClassVar[bool] = True  # a residual has the size of the logits
 
     @property
     def logits(self) -> torch.Tensor:
@@ -56,19 +58,27 @@ class Scene:
         """(members S, contexts N·T, classes V)."""
         return int(self.inputs.shape[0]), self.trained, self.classes
 
+    def rows(self, kinds: Iterable[str], /) -> list[int]:
+        """Which of the N rows belong to these kinds, kind by kind."""
+        sizes = [int(r.context.shape[1]) for r in self.responses.values()]
+        own = {kind: range(sum(sizes[:i]), sum(sizes[: i + 1])) for i, kind in enumerate(self.responses)}
+        return [row for kind in kinds for row in own[kind]]
+
 
 def scene(data: Texts, kinds: Sequence[str], models: Models, /) -> Scene:
     """The rows of some kinds, kind by kind; a kind that is not there raises BadInput."""
+    models.check(data.language)
     if missing := [kind for kind in kinds if kind not in data.texts]:
         msg = f"kinds: expected some of {', '.join(data.texts)}, got {', '.join(missing)}; make them first"
         raise BadInput(msg)
     both = [sequences(data.language, data.prompt(kind), data.texts[kind]) for kind in kinds]
     where = models.flat.device
-    inputs = torch.from_numpy(np.concatenate([one for one, _ in both], 1)).to(where)
+    none = np.zeros((len(models), 0, 1), np.int64)  # where nothing is asked for
+    inputs = torch.from_numpy(np.concatenate([one for one, _ in both] or [none], 1)).to(where)
     length, found, start = inputs.shape[-1], {}, 0
     for kind, (_, labels) in zip(kinds, both, strict=True):
         _, p, t = labels.shape
-        place = (start + np.arange(p))[:, None] * length + 1 + np.arange(t)
+        place = (start + np.arange(p))[:, None] * length + length - t + np.arange(t)
         arrays = np.broadcast_to(place, labels.shape).copy(), np.maximum(labels, 0), labels >= 0
         found[kind] = Responses(*(torch.from_numpy(array).to(where) for array in arrays))
         start += p
@@ -77,10 +87,8 @@ def scene(data: Texts, kinds: Sequence[str], models: Models, /) -> Scene:
 
 def probe(models: Models, of: Scene, /, *, variables: bool = True) -> tuple[dict[str, np.ndarray], torch.Tensor]:
     """(variables by name (S, kind, P), logits (S, N·T, V) in float64) of all kinds of a scene."""
-    with torch.no_grad():
-        z = models.logits(of.inputs).double().flatten(1, 2)
-    found = measure(z, of.responses, list(of.responses)) if variables else {}
-    return {name: value.cpu().numpy() for name, value in found.items()}, z
+    z = _logits(models, of).double().flatten(1, 2)
+    return _measured(z, of) if variables else {}, z
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,9 @@ class Run:
 
     def value(self, variable: str, kind: str, /) -> np.ndarray:
         """One variable of one kind, (evaluation, S, P)."""
+        if kind not in self.kinds or variable not in self.values:
+            there = f"{', '.join(self.values) or 'nothing'} of {', '.join(self.kinds)}"
+            raise BadInput(f"value: expected one of {there}, got {variable!r} of {kind!r}; name it in kinds=")
         return self.values[variable][:, :, self.kinds.index(kind)]
 
     def table(self, stage: str, arm: str, /, *, members: Sequence[int] | None = None, **attrs: Any) -> xr.Dataset:
@@ -160,7 +171,7 @@ def train(
         lr: η, a number or one a member (S,).
         steps: updates.
         optimizer: plain descent by default; RMSprop is the paper's. memory: what it remembers, fresh by default.
-        reference: π_ref and π_old; by default the models at the start.
+        reference: π_ref and π_old; by default the models as they come in.
         chosen, rejected, anchor: kinds of the sides; None = the objective reads no such side.
         advantages: side → (P,), (S, P) or (S, P, T). groups: (P,) or (S, P), what GRPO compares within.
         layers: "all", or "head": the hidden states stay as they are.
@@ -168,9 +179,13 @@ def train(
         batch: rows an update; all by default. Each pass has an order of its own.
         until: a member whose mean loss has come down to this stays as it is then.
         warmup: updates over which the rate rises linearly to its full size; RMSprop's first ones are large without.
-        done: updates of this stage that the models have behind them already.
+        done: updates of this stage that the models have behind them already; then memory and reference are its own.
         at: updates (of this call) after which to measure; by default the first and the last.
         kinds: what to measure; by default everything.
+
+    Raises:
+        BadInput: models and data of different seeds or sizes, a kind or a side that is not there, numbers that are not
+            one or one a member, the memory of another optimiser.
 
     >>> from toyld import objectives
     >>> from toyld.tiny import Shape, Sizes, ask, draw, start
@@ -181,33 +196,42 @@ def train(
     """
     if layers not in ("all", "head"):
         raise BadInput(f"layers: expected all or head, got {layers!r}; correct it")
+    if not isinstance(optimizer, Optimizer | None):
+        raise BadInput(f"optimizer: expected an Optimizer, got {optimizer!r}; write tiny.Optimizer(NAME)")
     rule = Optimizer() if optimizer is None else optimizer
     marks, kinds = marked(at, steps), tuple(data.texts) if kinds is None else tuple(kinds)
     sides = {side: kind for side, kind in {"chosen": chosen, "rejected": rejected, "anchor": anchor}.items() if kind}
     rows_of, shown = scene(data, tuple(dict.fromkeys(sides.values())), models), scene(data, kinds, models)
+    check_stage(rows_of, objective, {"lr": lr, "until": until})
     anew = models if reference is None else reference
-    before = _flat_logits(anew, rows_of)
+    anew.check(data.language)
+    before = _logits(anew, rows_of).flatten(1, 2)
     rows = Rows(rows_of, objective, sides, before, advantages=advantages, groups=groups)
-    ref = probe(anew, shown)[0]["logp"]
+    ref = probe(anew, shown)[0].get("logp", np.zeros((len(models), 0, 0)))
     flat = models.flat.clone()
-    memory = rule.memory(flat) if memory is None else {name: value.clone() for name, value in memory.items()}
+    memory = rule.resumed(flat, memory)
     eta = torch.as_tensor(lr, dtype=flat.dtype, device=flat.device) + flat.new_zeros(len(models))
     goal = None if until is None else torch.as_tensor(until, dtype=flat.dtype, device=flat.device)
-    order = _Order(models.seeds, data.prompts["chosen"].shape[1], batch)
+    order = _Order(models.seeds, rows.number, batch)
     frozen = models.hidden(rows_of.inputs) if layers == "head" else None
+    part = flat if frozen is None else flat[:, models.shape.head :]  # views: what trains, and what is remembered of it
+    past = {name: value[:, -part.shape[1] :] if value.ndim == 2 else value for name, value in memory.items()}
+    own = shown.rows(rows_of.responses) if set(rows_of.responses) <= set(kinds) else None
     now, found = models, []
     for step in range(steps + 1):
         now = replace(models, flat=flat)
         if step in marks:
-            values, _ = probe(now, shown)
-            found.append((values, rows.loss(_flat_logits(now, rows_of)).double().cpu().numpy()))
+            z = _logits(now, shown)
+            loss = rows.loss((_logits(now, rows_of) if own is None else z[:, own]).flatten(1, 2))
+            found.append((_measured(z.double().flatten(1, 2), shown), loss.double().cpu().numpy()))
         if step == steps:
             break
         picked = order.of(done + step)
         g, loss = _gradient(now, rows_of, rows, picked, frozen=frozen, centre=centre, goal=goal is not None)
-        pace = eta if goal is None or loss is None else torch.where(loss <= goal, 0.0, eta)
+        if goal is not None and loss is not None:
+            eta = torch.where(loss <= goal, 0.0, eta)
         rise = min(1.0, (done + step + 1) / warmup) if warmup else 1.0
-        rule.step(flat, g, memory, rise * pace[:, None])
+        rule.step(part, g, past, rise * eta[:, None])
     names = list(found[0][0]) if found else []
     return Run(
         data,
@@ -221,16 +245,20 @@ def train(
     )
 
 
-def _flat_logits(models: Models, of: Scene) -> torch.Tensor:
+def _logits(models: Models, of: Scene) -> torch.Tensor:
     with torch.no_grad():
-        return models.logits(of.inputs).flatten(1, 2)
+        return models.logits(of.inputs) if of.trained else of.like.new_zeros(*of.inputs.shape, of.classes)
+
+
+def _measured(z: torch.Tensor, of: Scene) -> dict[str, np.ndarray]:
+    return {name: value.cpu().numpy() for name, value in measure(z, of.responses, list(of.responses)).items()}
 
 
 def _gradient(
     models: Models, of: Scene, rows: Rows, picked: np.ndarray | None, /, *, frozen: torch.Tensor | None,
     centre: Centre | None, goal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """∂L/∂θ (S, P) of one update, and the mean loss (S,) before it where a goal wants it."""
+    """∂L/∂θ (S, P) of one update, of the head alone (S, …) with `frozen`; the mean loss (S,) before it for a goal."""
     flat, inputs = models.flat, of.inputs
     s, n, t = inputs.shape
     number, index = rows.number, None
@@ -245,34 +273,16 @@ def _gradient(
         leaf = flat.detach().requires_grad_()
         z = models.logits(inputs, leaf, centre=centre, mask=mask)
     else:
-        leaf = flat[:, _head(models) :].detach().requires_grad_()
-        z = _head_logits(models, leaf, frozen if index is None else _gathered(frozen, index), centre, mask)
-    whole = z.detach() if index is None else _scattered(z.detach(), index, n)
-    whole = whole.reshape(s, n * t, -1)
-    loss = rows.loss(whole) if goal else None
-    r = rows.residual(whole, order=picked).view(s, n, t, -1)
+        leaf = flat[:, models.shape.head :].detach().requires_grad_()
+        z = models.read_out(leaf, frozen if index is None else _gathered(frozen, index), centre=centre, mask=mask)
+    whole = (z.detach() if index is None else _scattered(z.detach(), index, n)).flatten(1, 2)
+    read, loss = rows.read(whole), None
+    if goal:  # the loss of all rows; of a part it would stop a member whose draw is easy
+        loss = rows.loss(whole, read=read) if index is None else rows.loss(_logits(models, of).flatten(1, 2))
+    r = rows.residual(whole, order=picked, read=read).view(s, n, t, -1)
     r = r if index is None else _gathered(r, index)
     (g,) = torch.autograd.grad(z, leaf, r)
-    if frozen is not None:
-        g = torch.cat([torch.zeros_like(flat[:, : _head(models)]), g], 1)
     return g, loss
-
-
-def _head(models: Models) -> int:
-    """The column at which the head begins."""
-    return models.shape.parameters - models.shape.classes * models.shape.width
-
-
-def _head_logits(
-    models: Models, head: torch.Tensor, hidden: torch.Tensor, centre: Centre | None, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """Logits (S, N, T, V) of fixed hidden states under the columns of the head."""
-    s, n, t, _ = hidden.shape
-    d, size = models.shape.width, models.shape.classes * models.shape.width
-    weight = head[:, :size].unflatten(1, (-1, d))
-    rows = None if mask is None else mask.reshape(s, n * t, 1)
-    z = linear(weight, None, hidden[..., :d].reshape(s, n * t, d), centre, rows).view(s, n, t, -1)
-    return z if models.common is None else z + (models.common[:, None] * head[:, size:])[:, None, None]
 
 
 def _read(of: Scene, index: torch.Tensor | None) -> torch.Tensor:
@@ -280,7 +290,7 @@ def _read(of: Scene, index: torch.Tensor | None) -> torch.Tensor:
     s, n, t = of.inputs.shape
     found = torch.zeros(s, n * t, dtype=torch.bool, device=of.inputs.device)
     for r in of.responses.values():
-        found.scatter_(1, torch.where(r.mask, r.context, r.context[..., :1]).flatten(1), True)
+        found.scatter_(1, r.context.flatten(1), r.mask.flatten(1))  # no two rows share a position
     whole = found.view(s, n, t)
     return whole if index is None else _gathered(whole[..., None], index)[..., 0]
 

@@ -27,10 +27,11 @@ ASKED, TOLD, REJECTED = 45, 46, 47  # streams of random numbers
 class Texts:
     """Responses by kind, (S, P, T) padded with −1, each behind its prompt: prompts[kind] or prompts["chosen"] (S, P).
 
-    language: of every member, in their order (`Language.take` repeats it where conditions share one).
+    language: of every member, in their order (`Language.take` repeats it where conditions share one); a `Language`, or
+    what stands for one, such as a `toyld.tiny.reading.Reading`.
     """
 
-    language: Language
+    language: Any
     prompts: Mapping[str, Ints]
     texts: Mapping[str, Ints]
     attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +57,10 @@ class Texts:
             if np.shape(text) != wanted and kind not in prompts:
                 msg = f"{kind}: expected texts {wanted}, seed × prompt × token, got {np.shape(text)}; pad with −1"
                 raise BadInput(msg)
+            given, classes = np.asarray(text), self.language.sizes.classes
+            if given.dtype.kind not in "iu" or given.min() < PAD or given.max() >= classes:
+                got = f"{given.dtype} from {given.min()} to {given.max()}"
+                raise BadInput(f"{kind}: expected token ids from 0 to {classes - 1} and {PAD} behind an end, got {got}")
         return replace(self, texts={**self.texts, **texts}, prompts={**self.prompts, **prompts})
 
 
@@ -74,8 +79,8 @@ def ask(language: Language, /, *, prompts: int = 8) -> Texts:
     >>> len(data.texts), data.texts["chosen"].shape
     (10, (2, 4, 7))
     """
-    if not 1 < 2 * prompts <= language.sizes.prompts:
-        msg = f"prompts: expected 1 to {language.sizes.prompts // 2}, half of the language's, got {prompts}"
+    if not 2 <= prompts <= language.sizes.prompts // 2:
+        msg = f"prompts: expected 2 to {language.sizes.prompts // 2}, half of the language's, got {prompts}"
         raise BadInput(msg)
     asked = np.stack([rng.permutation(language.sizes.prompts)[: 2 * prompts] for rng in _rngs(language, ASKED)])
     train, test = asked[:, :prompts], asked[:, prompts:]
@@ -96,9 +101,12 @@ def ask(language: Language, /, *, prompts: int = 8) -> Texts:
 def rephrase(language: Language, kind: str, text: Ints, rngs: Sequence[np.random.Generator], /) -> dict[str, Ints]:
     """KIND_gptsemantic and KIND_gptformat of texts (S, P, T): same concepts, other words; same function words only."""
     name = {"rejected": "reject"}.get(kind, kind)
-    said = language.concepts(text)
+    said, spoken, odd = language.concepts(text), _spoken(language, text), slice(1, 2 * language.sizes.most, 2)
+    meaning = language.tell(np.where(spoken, np.maximum(said, 0), PAD), rngs)
+    # A slip where a concept should be means nothing that could be said otherwise.
+    meaning[..., odd] = np.where(spoken & (said == PAD), text[..., odd], meaning[..., odd])
     return {
-        f"{name}_gptsemantic": language.tell(np.where(_spoken(language, text), np.maximum(said, 0), PAD), rngs),
+        f"{name}_gptsemantic": meaning,
         f"{name}_gptformat": language.tell(_unrelated(language, text, rngs), rngs, like=text),
     }
 
@@ -128,10 +136,16 @@ def with_rejected(data: Texts, rejected: Ints, /, *, shared: int = 0, initial: I
 
     shared: so many first tokens are replaced by those of chosen, so that contexts differ only after them.
     """
-    text = np.array(rejected)
+    text, length = np.array(rejected), data.language.sizes.length
+    if text.ndim != 3 or not 0 <= shared < length:
+        msg = f"expected negatives (S, P, {length}) and shared from 0 to {length - 1}, got {text.shape} and {shared}"
+        raise BadInput(msg)
     text[..., :shared] = data.texts["chosen"][..., :shared]
     ended = (text[..., :shared] == 0).any(-1)
     text[..., shared:][ended] = PAD
+    text[..., shared] = np.where(~ended & (text[..., shared] == PAD), 0, text[..., shared])  # it was shorter: it ends
     rngs = _rngs(data.language, REJECTED)
-    more = {"rejected": text} | rephrase(data.language, "rejected", text, rngs)
+    more = {"rejected": text}
+    if isinstance(data.language, Language):  # elsewhere nobody knows what a text means
+        more |= rephrase(data.language, "rejected", text, rngs)
     return data.also(more if initial is None else more | {"chosen_initial": initial})

@@ -40,7 +40,9 @@ class Experiments:
     data: Callable[[str], Mapping[str, str]] = _nothing
 
     def _modules(self) -> list[str]:
-        return sorted(one.name for one in pkgutil.iter_modules(importlib.import_module(self.package).__path__))
+        """Those that are not private."""
+        found = (one.name for one in pkgutil.iter_modules(importlib.import_module(self.package).__path__))
+        return sorted(name for name in found if not name.startswith("_"))
 
     def names(self) -> tuple[str, ...]:
         """The modules that have tables."""

@@ -49,9 +49,11 @@ __all__ = [
     "REMEDIES",
     "SMOKE",
     "SWEEPS",
+    "TAUGHT",
     "TUNED",
     "Arm",
     "Fading",
+    "TaughtBoth",
     "measured",
     "stages",
     "start",
@@ -101,7 +103,7 @@ class Fading(objectives.SequenceObjective):
 
 
 @dataclass(frozen=True)
-class _TaughtBoth(objectives.Extend):
+class TaughtBoth(objectives.Extend):
     """Extend, whose loss is the chosen side's alone: what it says only ends the stage, where plain SFT's does."""
 
     def loss(self, batch: Batch, /) -> Array:
@@ -222,7 +224,7 @@ def start(w: World, /, *, extend: bool = False) -> State:
     """The policy after SFT on the chosen responses (`extend`: on the rejected ones too), all at the same loss."""
     longest = w.responses["chosen"].mask.shape[-1]
     until = TAUGHT * ((longest + 1) // 2 + longest) / 2.0
-    objective, rejected = (_TaughtBoth(), "rejected") if extend else (objectives.get("sft"), None)
+    objective, rejected = (TaughtBoth(), "rejected") if extend else (objectives.get("sft"), None)
     state = engine.start(w)
     for _ in range(40):
         run = engine.train(

@@ -59,9 +59,13 @@ class World:
     data: Texts
 
 
-@functools.cache
 def world(seeds: Sequence[int], size: str = "smoke") -> World:
-    """The shared world of these seeds, a tuple; computed once in a process."""
+    """The shared world of these seeds; computed once in a process."""
+    return _world(tuple(seeds), size)
+
+
+@functools.cache
+def _world(seeds: tuple[int, ...], size: str) -> World:
     torch.set_num_threads(1)
     plan = SIZES[size]
     language = draw(Sizes(**plan["language"]), seeds)

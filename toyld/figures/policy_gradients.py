@@ -1,0 +1,168 @@
+"""Policy gradients: a push of full size on rare tokens first, and what keeps it from doing harm later
+
+Tiny transformers that answer questions of a language whose facts are known, a verifier, plain descent; means and 95 %
+intervals over 20 seeds. A: right answers while they practise. GRPO doubles them (`reinforcement.raises-trained`); wrong
+answers pushed down by 1 gain less than right ones pushed up by 1, though both have one expected gradient
+(`reinforcement.positives-gain-more`, `reinforcement.signs-share-a-gradient`): the wrong ones are the many, and the
+noise (`reinforcement.negatives-are-noisier`). B: the residual per unit of advantage on the tokens of wrong answers, by
+updates made on one sample: before the first, tokens in a valley (log π ≤ −H) get twice that of the others
+(`reinforcement.first-update-hits-valleys`); then PPO's ratio damps it (full), and without it nothing does (dashed;
+`reinforcement.clip-stops-rare-tokens`, `reinforcement.ppo-damps-inner-updates`). C: prompts whose right answers lose by
+one update: in models that know nearly half of the answers GRPO makes half of them lose, its positive half one in nine
+(`reinforcement.displaces-the-taught`), and fewer at a smaller rate (`reinforcement.displacement-is-large-steps`); in
+those that know one in nine neither does (`reinforcement.displaces-the-untaught`). D: the residual ‖π − e‖ on wrong
+answers that are pushed down and nothing else: the models' own stay as they are; those sampled at temperature 2 begin
+higher (`reinforcement.own-answers-avoid-valleys`); those of the models at the start grow ever more improbable
+(`reinforcement.frozen-answers-spiral`), unless PPO's ratio ends it (`reinforcement.ratio-ends-the-spiral`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval, require, title
+from toyld.figures._table import Table, rows
+
+__all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
+
+PAPER = "App. A.3 (benign negative gradients), tried in networks"
+TAGS = ("tiny", "policy")
+SEED = 0  # seeds count from here
+SEEDS = {"smoke": 4, "paper": 20}
+DASHED, DOTTED = (0, (3, 1.5)), (0, (1, 1.2))
+SIGNS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "group": ("GRPO", {"color": RISE}),
+    "signed +": ("right ones up", {"color": SOFT}),
+    "signed −": ("wrong ones down", {"color": FALL}),
+}
+INNER: Mapping[tuple[str, str], dict[str, Any]] = {
+    ("ppo", "force_valley"): {"color": FALL, "ls": "-"},
+    ("bare", "force_valley"): {"color": FALL, "ls": DASHED},
+    ("ppo", "force_rest"): {"color": RISE, "ls": "-"},
+    ("bare", "force_rest"): {"color": RISE, "ls": DASHED},
+}
+LEVELS = {
+    "taught 40, rate 0.07": "know 1/9",
+    "taught 80, rate 0.07": "know half",
+    "taught 80, rate 0.02": "know half,\nsmall rate",
+}
+BEHAVIOURS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "frozen": ("of the start", {"color": FALL}),
+    "hot": ("temperature 2", {"color": SOFT}),
+    "frozen, ppo": ("of the start, PPO", {"color": RISE, "ls": DOTTED}),
+    "own": ("their own", {"color": RISE}),
+}
+
+
+def data(size: str) -> Table:
+    """One row per panel, arm, what is read (in C the setting), and iteration or update."""
+    from toyld.tiny.experiments import EXPERIMENTS
+
+    found = list(EXPERIMENTS.run("policy", range(SEED, SEED + SEEDS[size])).values())
+    columns: dict[str, list[Any]] = {name: [] for name in ("panel", "arm", "what", "at", "mean", "low", "high")}
+
+    def add(panel: str, design: str, arm: str, name: str, what: str, model: str = "tiny") -> None:
+        wanted = (design, arm, model)
+        (ds,) = (one for one in found if (one.attrs["design"], one.attrs["arm"], one.attrs["model"]) == wanted)
+        for i, at in enumerate(ds.step.values):
+            units = ds[f"eval_{name}"].values[:, i]
+            units = units[np.isfinite(units)]
+            if len(units):
+                values = panel, arm, what, int(at), *interval(units)
+                for column, value in zip(columns, values, strict=True):
+                    columns[column].append(value)
+
+    for arm in SIGNS:
+        add("A", "signs", arm, "reward", "right")
+    for arm, name in INNER:
+        add("B", "inner", arm, name, name)
+    for model in LEVELS:
+        for arm in ("group", "group +"):
+            add("C", "displacement", arm, "fell", model, model)
+    for arm in BEHAVIOURS:
+        add("D", "behaviour", arm, "gap", "gap")
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+def draw(table: Mapping[str, Any]) -> Any:
+    """Three panels of curves, one of shares."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(5.5, 4.5))
+    axes = fig.subplots(2, 2).ravel()
+
+    def curve(ax: Any, panel: str, arm: str, what: str, look: Mapping[str, Any], **label: Any) -> None:
+        one = rows(table, panel=panel, arm=arm, what=what)
+        ax.plot(one["at"], one["mean"], marker="o", ms=2.4, lw=1.2, **look, **label)
+        ax.fill_between(one["at"], one["low"], one["high"], color=look["color"], alpha=0.14, lw=0)
+
+    for arm, (label, look) in SIGNS.items():
+        curve(axes[0], "A", arm, "right", look, label=label)
+    for (arm, what), look in INNER.items():
+        curve(axes[1], "B", arm, what, look)
+    for i, model in enumerate(LEVELS):
+        for k, (arm, colour) in enumerate((("group", FALL), ("group +", RISE))):
+            one = rows(table, panel="C", arm=arm, what=model)
+            x = [i + 0.36 * (k - 0.5)]
+            axes[2].bar(x, one["mean"], width=0.32, color=colour, label=None if i else ("GRPO", "positive half")[k])
+            bar = one["mean"] - np.maximum(one["low"], 0.0), one["high"] - one["mean"]
+            axes[2].errorbar(x, one["mean"], yerr=bar, color=INK, lw=0.8, capsize=1.5)
+    for arm, (label, look) in BEHAVIOURS.items():
+        curve(axes[3], "D", arm, "gap", look, label=label)
+    axes[0].set_xlabel("iterations of 8 answers a prompt")
+    axes[0].set_ylabel("share of right answers")
+    axes[0].legend(loc="upper left")
+    for label, colour, ls in (("in valleys", FALL, "-"), ("others", RISE, "-"), ("without ratio", QUIET, DASHED)):
+        axes[1].plot([], [], lw=1.2, label=label, color=colour, ls=ls)
+    axes[1].legend(loc="upper left")
+    axes[1].set_xlabel("updates on one sample")
+    axes[1].set_ylabel("residual over |Â|")
+    axes[1].set_ylim(0.0, 2.0)
+    axes[2].set_xticks(range(len(LEVELS)), LEVELS.values(), fontsize=6.5)
+    axes[2].set_xlabel("models")
+    axes[2].set_ylabel("prompts whose right answers fell")
+    axes[2].legend(loc="upper left")
+    axes[3].set_xlabel("iterations")
+    axes[3].set_ylabel("‖π − e‖ of what is pushed")
+    axes[3].legend(loc="upper left")
+    axes[3].set_ylim(0.4, 1.3)
+    for ax, letter, text in zip(
+        axes, "ABCD", ("Practice", "PPO's inner updates", "Displaced by one update", "Whose wrong answers"), strict=True
+    ):
+        title(ax, letter, text)
+    return fig
+
+
+def check(table: Mapping[str, Any]) -> None:
+    """What the caption tells of means; PPO and bare pushes begin alike, as ρ = 1."""
+    centred(table)
+
+    def read(panel: str, arm: str, what: str) -> Any:
+        return rows(table, panel=panel, arm=arm, what=what)["mean"]
+
+    right = {arm: read("A", arm, "right") for arm in SIGNS}
+    require(right["group"][-1] > 1.4 * right["group"][0], f"expected practice to help GRPO, got {right['group']}")
+    gain = {arm: curve[-1] - curve[0] for arm, curve in right.items()}
+    require(gain["signed +"] > gain["signed −"], f"expected right ones to gain more, got {gain}")
+    force = {key: read("B", *key) for key in INNER}
+    for what in ("force_valley", "force_rest"):
+        first = [force[arm, what][0] for arm in ("ppo", "bare")]
+        require(abs(first[0] - first[1]) < 1e-6, f"{what}: expected one first update, got {first}")
+        require(force["ppo", what][-1] < force["bare", what][-1], f"{what}: expected a damped push, got {force}")
+    valley, rest = force["ppo", "force_valley"], force["ppo", "force_rest"]
+    require(1.0 < valley[0] < 2**0.5, f"expected ‖π − e‖ of rare tokens between 1 and √2, got {valley[0]:.3f}")
+    require(valley[0] > 1.7 * rest[0], f"expected twice the residual in valleys, got {valley[0]:.2f}, {rest[0]:.2f}")
+    require(valley[-1] < 0.7 * valley[0], f"expected PPO to damp it, got {valley}")
+    fell = {(model, arm): read("C", arm, model)[0] for model in LEVELS for arm in ("group", "group +")}
+    little, much, small = LEVELS
+    require(fell[much, "group"] > fell[much, "group +"] + 0.1, f"expected GRPO to displace, got {fell}")
+    require(fell[much, "group"] > fell[small, "group"] + 0.05, f"expected less at a small rate, got {fell}")
+    require(max(fell[little, arm] for arm in ("group", "group +")) < 0.2, f"expected little displaced, got {fell}")
+    gap = {arm: read("D", arm, "gap") for arm in BEHAVIOURS}
+    require(gap["frozen"][-1] > gap["frozen"][0] + 0.05, f"expected the start's answers to spiral, got {gap['frozen']}")
+    for arm in ("own", "frozen, ppo"):
+        require(abs(gap[arm][-1] - gap[arm][0]) < 0.06, f"{arm}: expected it to stay, got {gap[arm]}")
+    require(gap["hot"][0] > gap["own"][0] + 0.1, f"expected hot ones above, got {gap['hot'][0]}, {gap['own'][0]}")
