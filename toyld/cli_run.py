@@ -174,8 +174,8 @@ def tiny(
 
     Args:
         out: Folder to write: a run folder.
-        size: Of the languages and models, and how many seeds and updates. On one thread of a CPU half a minute | some
-            MINUTES minutes.
+        size: Of the languages and models, and how many seeds and updates. On one thread of a CPU half a minute | a
+            quarter of an hour.
         resume: Go on with the run that is there.
         minutes: Stop after the evaluation under way once so many have passed; the same command with --resume goes on.
         seeds: How many languages, each with its own model: seeds first-seed, first-seed + 1, … (8 | 32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from toyld import objectives
-from toyld.claims import remedies_in_transformers as claimed
+from toyld.claims import unlearning_in_transformers as claimed
 from toyld.claims import shield as shielded
 from toyld.tiny import Centre, Optimizer, Shape, Sizes, ask, draw, scene, start, train, with_rejected
 from toyld.tiny.experiments import remedies as r

@@ -1,4 +1,4 @@
-"""Centred updates and the other remedies in transformers at equal margin, and what makes GA and NPO differ there.
+"""The other remedies in transformers at equal margin, beside centred updates and plain DPO.
 
 The tables are those of rung `tiny`, experiment `remedies`: the head alone trains (`hidden`; `common` with a constant
 feature) or every layer does (`layers`). Changes in nats a response since the start of the stage, at margins of 5 and 10
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from toyld.claims.centring import ENOUGH, EXPERIMENT, K6, leads, mine, pair, reached, updates_to
+from toyld.claims.centring import EXPERIMENT, mine, pair, reached, updates_to
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.runs import run_claim
 from toyld.contexts.experiments.remedies import HALFWAY
@@ -24,8 +24,6 @@ __all__: list[str] = []
 Array = Any
 RUNG, MARGINS, UNTRAINED = "tiny", (5.0, 10.0), "test_chosen"
 SPARED = ("chosen", UNTRAINED)
-OWN = ("hidden", "layers")  # kernels: the network's own
-TAKEN_OFF = ("centred", "projected")
 
 
 def _only(*arms: str) -> Callable[[xr.Dataset], str | None]:
@@ -36,160 +34,6 @@ def _level(ds: xr.Dataset, m: float, probe: str) -> Array:
     """log π of a probe, not its change, at a margin (seed,)."""
     start = ds.logp.sel(probe=probe).isel(step=0).mean("example").values
     return start + at_margin(ds, m, probe)
-
-
-# --- centred updates --------------------------------------------------------------------------------------------------
-
-
-@run_claim(
-    "remedy.spares-chosen-in-head",
-    "In a transformer whose head alone trains, updates with the mean hidden state subtracted or projected out leave "
-    "the chosen answer higher at equal margin than plain ones.",
-    source=K6,
-    premises=pair(TAKEN_OFF, ["plain"], ["hidden"]),
-    expect="open",
-    why="by .07 to .15 nats at 5 and twice that at 10 nats, in each of four arms by its interval; p from 6e-6 to "
-    "5e-4, not all enough for Holm's correction over the rung",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def spares_chosen_in_head(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """Change of the chosen answer, centred minus plain."""
-    return ranked(leads(ds, control, "chosen", margins=MARGINS))
-
-
-@run_claim(
-    "remedy.spares-untrained-in-head",
-    "In a transformer whose head alone trains, updates with the mean hidden state subtracted or projected out leave "
-    "an untrained answer higher at equal margin than plain ones.",
-    source=K6,
-    premises=pair(TAKEN_OFF, ["plain"], ["hidden"]),
-    expect="open",
-    why="by .08 [−.01, .19] and .13 [.01, .27] nats under plain descent, under RMSprop by −.01 [−.08, .06] and .03 "
-    "[−.08, .11]: the mean is a seventh of the states' square",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def spares_untrained_in_head(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """Change of an untrained answer, centred minus plain."""
-    return ranked(leads(ds, control, UNTRAINED, margins=MARGINS))
-
-
-@run_claim(
-    "remedy.spares-chosen-in-all-layers",
-    "Where all layers of a transformer train, updates with the mean input of every linear layer subtracted or "
-    "projected out leave the chosen answer higher at equal margin than plain ones.",
-    source=f"{K6}, layer by layer",
-    premises=pair(TAKEN_OFF, ["plain"], ["layers"]),
-    expect="open",
-    why="by .10 [.07, .13] (subtracted) and .13 [.08, .18] nats (projected) under plain descent, by .06 [.04, .08] "
-    "and .08 [.04, .12] under RMSprop, at 5 nats, more at 10; the latter do not survive Holm's correction over "
-    "the rung",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def spares_chosen_in_all_layers(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """Change of the chosen answer, centred minus plain."""
-    return ranked(leads(ds, control, "chosen", margins=MARGINS))
-
-
-@run_claim(
-    "remedy.spares-untrained-in-all-layers",
-    "Where all layers of a transformer train, updates with the mean input of every linear layer subtracted or "
-    "projected out leave an untrained answer higher at equal margin than plain ones.",
-    source=f"{K6}, layer by layer",
-    premises=pair(TAKEN_OFF, ["plain"], ["layers"]),
-    expect="open",
-    why="by .06 to .13 nats of 1.5 at a margin of 5, each interval above 0, none by enough for Holm's correction",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def spares_untrained_in_all_layers(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """Change of an untrained answer, centred minus plain."""
-    return ranked(leads(ds, control, UNTRAINED, margins=MARGINS))
-
-
-@run_claim(
-    "remedy.spares-more-than-a-random-direction",
-    "Where all layers train, taking the mean input off or out leaves chosen and untrained answers higher at equal "
-    "margin than taking out a random direction.",
-    source=f"{K6}, control",
-    premises=pair(TAKEN_OFF, ["random-projected"], ["layers"]),
-    expect="open",
-    why="by .05 to .11 nats, as against plain updates, which a random direction does not change; not sure enough for "
-    "Holm's correction",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def spares_more_than_random(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """Change, centred minus control."""
-    return ranked(leads(ds, control, *SPARED, margins=MARGINS))
-
-
-@run_claim(
-    "remedy.head-is-not-enough",
-    "Where all layers train, centring every layer leaves an untrained answer higher at equal margin than centring the "
-    "head alone.",
-    source=f"{K6}, control",
-    premises=pair(["centred"], ["centred-head"], ["layers"]),
-    expect="open",
-    why="by .06 nats [−.03, .11]",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def head_is_not_enough(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """Change, every layer minus the head alone."""
-    return ranked(leads(ds, control, UNTRAINED, margins=MARGINS))
-
-
-PART = 0.2
-
-
-@run_claim(
-    "remedy.little-to-undo",
-    "In a transformer with no constant feature added, taking the mean input off or out undoes less than a fifth of the "
-    "fall of untrained answers at equal margin.",
-    source=f"{K6}: what a common component causes is undone, and nothing else",
-    premises=pair(TAKEN_OFF, ["plain"], OWN),
-    expect="holds",
-    why="it undoes 0 to 7 % of the fall; where a constant feature that is half of the square is added, centring "
-    "undoes what that causes (centring.undoes-a-constant)",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def little_to_undo(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """A fifth of the plain fall minus what centring gains."""
-    there = reached(ds, control, margins=MARGINS)
-    fall = [-at_margin(control, m, UNTRAINED) for m in there]
-    return ranked([PART * f - gain for f, gain in zip(fall, leads(ds, control, UNTRAINED, margins=there), strict=True)])
-
-
-@run_claim(
-    "remedy.mean-is-small",
-    "The mean last hidden state of a transformer over the tokens it trains on carries less than a fifth of their mean "
-    "square.",
-    source="what centring has to work with",
-    premises=lambda ds: _only("plain")(ds) or (None if "eval_mean_share" in ds else "not measured"),
-    expect="holds",
-    why="13 % of the square on average over seeds, 10 to 19 %; a mean cosine of .25, as small language models have, "
-    "is twice that",
-    unit="of the square",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def mean_is_small(ds: xr.Dataset) -> Effect:
-    """A fifth minus ‖μ‖²/mean ‖h‖²."""
-    return ranked([PART - ds.eval_mean_share.isel(step=0).values])
-
-
-# --- the other remedies -----------------------------------------------------------------------------------------------
 
 
 @run_claim(
@@ -325,7 +169,7 @@ NOTHING = 0.05  # of the margin
     "Under RMSprop length-normalised DPO, SimPO, and IPO halfway to its target leave chosen and untrained answers "
     "within a twentieth of the margin of where plain DPO leaves them.",
     source="losses of the margin alone: their pairs push as hard on chosen as on rejected",
-    premises=lambda ds, control: _AS_PLAIN(ds, control),
+    premises=lambda ds, control: _as_plain(ds, control),
     expect="open",
     why="it holds for IPO; length-normalised DPO and SimPO leave chosen lower by .1 and .2 nats at 5, too near to a "
     "twentieth of the margin to tell",
@@ -347,7 +191,7 @@ def _compared(ds: xr.Dataset, control: xr.Dataset) -> tuple[float, ...]:
     return reached(ds, control, margins=(HALFWAY,) if ds.attrs["arm"] == "ipo" else MARGINS)
 
 
-def _AS_PLAIN(ds: xr.Dataset, control: xr.Dataset) -> str | None:
+def _as_plain(ds: xr.Dataset, control: xr.Dataset) -> str | None:
     for table in (ds, control):
         if other := mine(table):
             return other
@@ -397,7 +241,7 @@ def ipo_stops_at_its_target(ds: xr.Dataset) -> Effect:
     "remedy.dpop-is-far-behind",
     "After as many updates at the same rate DPOP has less than half of DPO's margin.",
     source="Pal et al. 2024",
-    premises=lambda ds, control: _BEHIND(ds, control),
+    premises=lambda ds, control: _behind(ds, control),
     expect="holds",
     why="4 nats beside 19 after 16 updates: its penalty pulls the chosen answer 51 times as hard as the pair pushes "
     "as soon as it falls",
@@ -410,7 +254,7 @@ def dpop_is_far_behind(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     return ranked([0.5 * margin(control)[-1] - margin(ds)[-1]])
 
 
-def _BEHIND(ds: xr.Dataset, control: xr.Dataset) -> str | None:
+def _behind(ds: xr.Dataset, control: xr.Dataset) -> str | None:
     for table in (ds, control):
         if other := mine(table):
             return other
@@ -418,118 +262,3 @@ def _BEHIND(ds: xr.Dataset, control: xr.Dataset) -> str | None:
         return "the claim is about other arms"
     keys = ("kernel", "language", "first_step")
     return None if all(ds.attrs[key] == control.attrs[key] for key in keys) else "of two worlds, or of two step sizes"
-
-
-# --- unlearning -------------------------------------------------------------------------------------------------------
-
-NPO, OTHERS, FALLS = "Zhang et al. 2024 (NPO)", ("chosen", UNTRAINED, "irr_hum"), (1.0, 2.0, 4.0)
-SAME = 0.05  # of the fall
-
-
-def _fall(ds: xr.Dataset) -> Array:
-    """How far the penalised answers have fallen, (step, seed)."""
-    path = ds.logp.sel(probe="rejected").mean("example").transpose("step", "seed").values
-    return path[0] - path
-
-
-def _fallen(ds: xr.Dataset, first: int, last: int) -> Array:
-    """By how much they fall from one update to another, (seed,)."""
-    steps = ds.step.values.tolist()
-    return _fall(ds)[steps.index(last)] - _fall(ds)[steps.index(first)]
-
-
-def _at_fall(ds: xr.Dataset, target: float, probe: str) -> Array:
-    """Change of a probe where the penalised answers have first fallen so far, (seed,), linear between evaluations."""
-    path, values = _fall(ds), ds.logp.sel(probe=probe).mean("example").transpose("step", "seed").values
-    out = np.full(path.shape[1], np.nan)
-    for s in range(path.shape[1]):
-        there = np.flatnonzero(path[:, s] >= target)
-        if len(there) and there[0]:
-            k = int(there[0])
-            out[s] = np.interp(target, path[k - 1 : k + 1, s], values[k - 1 : k + 1, s]) - values[0, s]
-    return out
-
-
-def _forgot(*tables: xr.Dataset) -> tuple[float, ...]:
-    return tuple(f for f in FALLS if all((_fall(ds).max(0) >= f).mean() >= ENOUGH for ds in tables))
-
-
-@run_claim(
-    "unlearning.ga-speeds-up-in-networks",
-    "Under plain descent on all layers of a transformer the answers that GA penalises fall faster and faster: by more "
-    "in its last 12 updates than in its first 12.",
-    source=f"{NPO}: GA diverges linearly, said of fixed features (unlearning.ga-linear)",
-    premises=_only("ga"),
-    expect="holds",
-    why="by 2.9 nats and then by 8.0: its push stays at 1, and nothing holds the gradient",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def ga_speeds_up(ds: xr.Dataset) -> Effect:
-    """Fall from update 12 to 24 minus that from 0 to 12."""
-    return ranked([_fallen(ds, 12, 24) - _fallen(ds, 0, 12)])
-
-
-@run_claim(
-    "unlearning.npo-slows-down-in-networks",
-    "Under plain descent on all layers of a transformer the answers that NPO with β = 1 penalises fall slower and "
-    "slower: by less in its last 12 updates than in its first 12.",
-    source=f"{NPO}: logarithmic, not linear",
-    premises=_only("npo-strong"),
-    expect="holds",
-    why="by 1.5 nats and then by .9: the push W = 2ρ^β/(1 + ρ^β) fades as soon as ρ does",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def npo_slows_down(ds: xr.Dataset) -> Effect:
-    """Fall from update 0 to 12 minus that from 12 to 24."""
-    return ranked([_fallen(ds, 0, 12) - _fallen(ds, 12, 24)])
-
-
-@run_claim(
-    "unlearning.published-npo-slows-down-in-networks",
-    "At its published β = .1, too, NPO lets the penalised answers of a transformer fall by less in its last 12 updates "
-    "than in its first 12.",
-    source=f"{NPO} at the β of its own experiments",
-    premises=_only("npo"),
-    expect="refuted",
-    why="by 2.6 nats and then by 4.8: at β = .1 the push fades over tens of nats only (W = .8 after a fall of 4), so "
-    "that NPO is much like GA for a while",
-    instead="unlearning.npo-slows-down-in-networks",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def published_npo_slows_down(ds: xr.Dataset) -> Effect:
-    """Fall from update 0 to 12 minus that from 12 to 24."""
-    return ranked([_fallen(ds, 0, 12) - _fallen(ds, 12, 24)])
-
-
-def _forgetting(ds: xr.Dataset, control: xr.Dataset) -> str | None:
-    for table in (ds, control):
-        if other := mine(table):
-            return other
-    if not ds.attrs["arm"].startswith("npo") or control.attrs["arm"] != "ga":
-        return "the claim is about NPO beside GA"
-    return None if _forgot(ds, control) else f"fewer than nine seeds of ten fall by {FALLS[0]:g} nat"
-
-
-@run_claim(
-    "unlearning.npo-spares-nothing-at-equal-fall",
-    "Where the penalised answers of a transformer have fallen as far, chosen, untrained and unrelated answers stand "
-    "under NPO within a twentieth of that fall of where GA leaves them.",
-    source=f"{NPO}; on one softmax both walk one path (unlearning.npo-same-path)",
-    premises=_forgetting,
-    expect="holds",
-    why="within 1.2 % of the fall in each mean: NPO goes along GA's path, slower",
-    takes="control",
-    rungs=(RUNG,),
-    experiment=EXPERIMENT,
-)
-def npo_spares_nothing(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """A twentieth of the fall minus the difference, either way."""
-    out = []
-    for fall in _forgot(ds, control):
-        for probe in OTHERS:
-            off = _at_fall(ds, fall, probe) - _at_fall(control, fall, probe)
-            out += [SAME * fall - off, SAME * fall + off]
-    return ranked(out)

@@ -104,10 +104,10 @@ def _at_margin_of(probe: str, ds: xr.Dataset) -> Floats:
 
 
 _claim = partial(run_claim, rungs=("tiny",), experiment=NAME, source=K8)
-_all = partial(_claim, premises=_complete, takes="all")
+_all_claim = partial(_claim, premises=_complete, takes="all")
 
 
-@_all(
+@_all_claim(
     "similarity.texts-set-apart",
     "Among rejected texts chosen for it, log π, nearness of contexts and shared next tokens each differ between their "
     "own two levels more than twice as much as between those of another factor.",
@@ -127,7 +127,7 @@ def texts_set_apart(*tables: xr.Dataset) -> Effect:
     return ranked(parts)
 
 
-@_all(
+@_all_claim(
     "similarity.shared-labels-displace",
     "Of rejected texts equally probable and with contexts as near, those that share more next tokens with untrained "
     "answers in like contexts lower these more at equal margin, over all settings.",
@@ -143,7 +143,7 @@ def shared_labels_displace(*tables: xr.Dataset) -> Effect:
     return ranked([-_over(tables, "labels")])
 
 
-@_all(
+@_all_claim(
     "similarity.shared-labels-displace-everywhere",
     "Shared next tokens lower untrained answers more at equal margin in each setting: SGD or RMSprop, in the head or "
     "in all layers, without or with a feature common to all hidden states.",
@@ -156,7 +156,7 @@ def shared_labels_displace_everywhere(*tables: xr.Dataset) -> Effect:
     return ranked([-x for x in _each(tables, "labels")])
 
 
-@_all(
+@_all_claim(
     "similarity.shared-labels-displace-per-update",
     "Of rejected texts equally probable and with contexts as near, those that share more next tokens with untrained "
     "answers in like contexts lower these more after equally many updates at one learning rate, over all settings.",
@@ -168,7 +168,7 @@ def shared_labels_displace_per_update(*tables: xr.Dataset) -> Effect:
     return ranked([-_over(tables, "labels", moved)])
 
 
-@_all(
+@_all_claim(
     "similarity.rare-texts-displace",
     "Of rejected texts alike in contexts and next tokens, rare ones (a token in 60) lower untrained answers more at "
     "equal margin than likely ones (one in 11), over all settings.",
@@ -182,7 +182,7 @@ def rare_texts_displace(*tables: xr.Dataset) -> Effect:
     return ranked([-_over(tables, "probability")])
 
 
-@_all(
+@_all_claim(
     "similarity.rare-texts-displace-per-update",
     "Of rejected texts alike in contexts and next tokens, rare ones (a token in 60) lower untrained answers more after "
     "equally many updates at one learning rate than likely ones (one in 11), over all settings.",
@@ -195,7 +195,7 @@ def rare_texts_displace_per_update(*tables: xr.Dataset) -> Effect:
     return ranked([-_over(tables, "probability", moved)])
 
 
-@_all(
+@_all_claim(
     "similarity.rare-first-push",
     "The first update of the head alone, at one learning rate, lowers untrained answers more if the rejected texts are "
     "rare (a token in 60) than if they are likely (one in 11), under either optimiser.",
@@ -208,7 +208,7 @@ def rare_first_push(*tables: xr.Dataset) -> Effect:
     return ranked([-x for x in _each(tables, "probability", lambda ds: moved(ds, 1), layers="head")])
 
 
-@_all(
+@_all_claim(
     "similarity.rare-texts-spare-chosen",
     "At equal margin, chosen answers and their rephrases end higher if the rejected texts are rare (a token in 60) "
     "than if they are likely (one in 11), over all settings.",
@@ -221,7 +221,7 @@ def rare_texts_spare_chosen(*tables: xr.Dataset) -> Effect:
     return ranked([_over(tables, "probability", partial(_at_margin_of, kind)) for kind in kinds])
 
 
-@_all(
+@_all_claim(
     "similarity.near-contexts-displace",
     "Of rejected texts equally probable and alike in next tokens, those whose contexts are near to other answers' "
     "(mean cosine of hidden states) lower untrained ones more at equal margin, over all settings.",
@@ -235,7 +235,7 @@ def near_contexts_displace(*tables: xr.Dataset) -> Effect:
     return ranked([-_over(tables, "contexts")])
 
 
-@_all(
+@_all_claim(
     "similarity.near-contexts-displace-under-descent",
     "Of rejected texts equally probable and alike in next tokens, those with contexts near to other answers' lower "
     "untrained ones more after equally many updates of SGD at one learning rate.",
@@ -247,7 +247,7 @@ def near_contexts_displace_under_descent(*tables: xr.Dataset) -> Effect:
     return ranked([-np.mean(_each(tables, "contexts", moved, optimizer="sgd"), 0)])
 
 
-@_all(
+@_all_claim(
     "similarity.labels-outweigh-probability",
     "What a rejected text shares of next tokens changes the fall of untrained answers at equal margin more than its "
     "probability does, in whichever direction, over all settings.",
@@ -260,7 +260,7 @@ def labels_outweigh_probability(*tables: xr.Dataset) -> Effect:
     return ranked([labels - rare, labels + rare])
 
 
-@_all(
+@_all_claim(
     "similarity.labels-outweigh-nearness",
     "What a rejected text shares of next tokens changes the fall of untrained answers at equal margin more than the "
     "nearness of its contexts does, in whichever direction, over all settings.",
@@ -280,7 +280,7 @@ def _more(tables: Sequence[xr.Dataset], place: int, low: str | float, high: str 
     return np.asarray(np.mean(parts[0], 0) - np.mean(parts[1], 0), float)
 
 
-@_all(
+@_all_claim(
     "similarity.common-amplifies-shared-labels",
     "A feature common to all hidden states makes shared next tokens cost untrained answers more at equal margin, over "
     "optimisers and what trains.",
@@ -293,7 +293,7 @@ def common_amplifies_shared_labels(*tables: xr.Dataset) -> Effect:
     return ranked([_more(tables, 2, 0.0, 0.5)])
 
 
-@_all(
+@_all_claim(
     "similarity.head-feels-shared-labels-more",
     "Shared next tokens cost untrained answers more at equal margin where the head alone trains than in all layers, "
     "over optimisers and common features.",
@@ -305,7 +305,7 @@ def head_feels_shared_labels_more(*tables: xr.Dataset) -> Effect:
     return ranked([_more(tables, 1, "all", "head")])
 
 
-@_all(
+@_all_claim(
     "similarity.descent-feels-shared-labels-more",
     "Shared next tokens cost untrained answers more at equal margin under SGD than under RMSprop, over what trains and "
     "common features.",
@@ -317,7 +317,7 @@ def descent_feels_shared_labels_more(*tables: xr.Dataset) -> Effect:
     return ranked([_more(tables, 0, "rmsprop", "sgd")])
 
 
-@_all(
+@_all_claim(
     "similarity.depth-spares",
     "Trained in all layers, a model lowers untrained answers less at equal margin than trained in the head alone, "
     "under either optimiser, with a common feature or without.",
@@ -330,7 +330,7 @@ def depth_spares(*tables: xr.Dataset) -> Effect:
     return ranked([x - found[(where[0], "head", where[2])] for where, x in found.items() if where[1] == "all"])
 
 
-@_all(
+@_all_claim(
     "similarity.normalising-spares",
     "Under RMSprop untrained answers fall less at equal margin than under SGD, in the head and in all layers, with a "
     "common feature or without.",

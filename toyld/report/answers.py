@@ -54,6 +54,6 @@ def print_answers(tables: Sequence[xr.Dataset], /) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(out)
     print(
         "Answers to the trained prompts, first → last evaluation, means over seeds, [95 % interval of the change over\n"
-        "seeds]. right: greedy answers that are well formed and true; sampled: the same at temperature 1; repeated: of\n"
-        "the bigrams in greedy answers; KL: nats a response."
+        "seeds]. right: greedy answers, well formed and true; sampled: the same at temperature 1; repeated: of the\n"
+        "bigrams in greedy answers; KL: nats a response."
     )

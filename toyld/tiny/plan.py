@@ -10,7 +10,7 @@ Arms:
 
 An update sees as many rows in every arm, and pretrained models are shared, so arms differ in what is told here alone.
 
-Size paper is a CPU profile: 32 models of width 64 and depth 3 on languages of 48 questions, some MINUTES minutes on one
+Size paper is a CPU profile: 32 models of width 64 and depth 3 on languages of 48 questions, 13 minutes on one
 thread. It is the same on a GPU.
 """
 

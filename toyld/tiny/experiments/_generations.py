@@ -24,7 +24,21 @@ from toyld.tiny.measures import divergence, entropy, repetition, right
 from toyld.tiny.models import Models
 from toyld.tiny.texts import Texts
 
-__all__ = ["JUDGES", "PLACES", "WAYS", "Said", "Spoken", "Told", "borrowed", "chance", "columns", "distances", "speak"]
+__all__ = [
+    "JUDGES",
+    "PLACES",
+    "WAYS",
+    "Said",
+    "Spoken",
+    "Told",
+    "borrowed",
+    "chance",
+    "columns",
+    "distances",
+    "speak",
+    "told",
+    "wins",
+]
 __all__ += ["told", "wins"]
 
 Ints = NDArray[np.int64]
