@@ -68,7 +68,7 @@ def tables(seeds: Sequence[int] = range(20), size: str = "smoke") -> dict[str, x
             train(models, w.data, objective, lr=lr, steps=marks[-1], at=marks, layers=layers, **asked)
             for layers in ("all", "head")
         )
-        found = foretell(models, w.data, objective, lr=lr, steps=marks[-1], sides=run_sides(stage))
+        found = foretell(models, w.data, objective, lr=lr, steps=marks[-1], sides=_sides(stage))
         out[f"reach {stage}"] = _table(
             stage, run.values["logp"], alone.values["logp"], found, marks, run.kinds, models.seeds
         )
@@ -76,7 +76,7 @@ def tables(seeds: Sequence[int] = range(20), size: str = "smoke") -> dict[str, x
     return out
 
 
-def run_sides(stage: str, /) -> dict[str, str]:
+def _sides(stage: str, /) -> dict[str, str]:
     """Sides of a stage's rows."""
     return {"chosen": "chosen"} if stage == "sft" else {"chosen": "chosen", "rejected": "rejected"}
 
