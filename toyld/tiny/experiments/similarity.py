@@ -43,7 +43,19 @@ from toyld.tiny.models import Models
 from toyld.tiny.stage import train
 from toyld.tiny.texts import Texts
 
-__all__ = ["MARGIN", "SETTINGS", "SIZES", "Setting", "Size", "factorial", "first", "held_still", "negatives", "tables"]
+__all__ = [
+    "MARGIN",
+    "SETTINGS",
+    "SIZES",
+    "Setting",
+    "Size",
+    "coupled",
+    "factorial",
+    "first",
+    "held_still",
+    "negatives",
+    "tables",
+]
 
 NAME = "similarity"
 MARGIN = 8.0
