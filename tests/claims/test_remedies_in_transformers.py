@@ -31,11 +31,15 @@ def built(arm, paths, attrs, **columns):
     )  # fmt: skip
 
 
-def run(arm, *, chosen=0.0, test=-0.3, speed=1.0, most=20.0, share=None, at=None, **attrs):
-    """The margin grows by `speed` an update up to `most`; chosen and untrained change so much a nat of it."""
+def run(arm, *, chosen=0.0, test=-0.3, speed=1.0, most=20.0, share=None, at=None, gap=0.0, **attrs):
+    """The margin grows by `speed` an update up to `most`; chosen and untrained change so much a nat of it.
+
+    at: where the untrained answer starts; gap: how far rejected stands under chosen at the start.
+    """
     m = np.minimum(speed * np.arange(int(22 / speed)), most)
     paths = {"chosen": chosen * m, "rejected": (chosen - 1.0) * m, "test_chosen": test * m}
-    attrs = {"experiment": "remedies", "first_step": 1.0, **LAYERS, **attrs, "start_at": {"test_chosen": at or -60.0}}
+    attrs = {"experiment": "remedies", "first_step": 1.0, **LAYERS, **attrs}
+    attrs["start_at"] = {"test_chosen": at or -60.0, "chosen": -60.0, "rejected": -60.0 - gap}
     return built(arm, paths, attrs, **({} if share is None else {"eval_mean_share": np.full(len(m), share)}))
 
 
@@ -99,7 +103,9 @@ CASES = {
         ([run("centred", kernel="common"), run("plain", kernel="common")], "about the kernels hidden, layers"),
     ),
     "remedy.mean-is-small": (
-        [run("plain", share=0.1)], [run("plain", share=0.4)], ([run("plain")], "not measured"),
+        [run("plain", share=0.1, **HIDDEN), run("plain", share=0.4, language="network rmsprop")],  # read once
+        [run("plain", share=0.4, **HIDDEN)],
+        ([run("plain", **HIDDEN)], "not measured"),
     ),
     "remedy.nll-and-gate-raise-chosen": ([run("rpo", **UP)], [run("gate-dpo", **DOWN)], ([run("plain")], ELSE)),
     "remedy.nll-spares-chosen-most": (
@@ -121,6 +127,12 @@ CASES = {
         [run("extend", **UP, at=-60.5), run("plain", **DOWN)],
         [run("extend", **UP, at=-66.0), run("plain", **DOWN)],
         ([run("extend"), run("plain", most=3.0)], "reach the margin 5"),
+    ),
+    "remedy.extend-costs-untrained-at-equal-gap": (
+        # Of one slope, so equal at equal margin but for the start: extend goes 16 nats, the other 6.
+        [run("extend"), run("plain", gap=10.0)],
+        [run("extend", at=-50.0), run("plain", gap=10.0)],
+        ([run("extend", most=14.0), run("plain", gap=10.0)], "come to a gap of 16 nats"),
     ),
     "remedy.reshaped-losses-change-nothing": (
         [run("ipo", most=4.9), run("plain", test=-0.31)],
@@ -156,7 +168,7 @@ CASES = {
     "shield.rmsprop-divides-beta-out": shielded((m(1.0), m(1.0)), (m(5.0), m(1.0)), "rmsprop", control="dpo 0.1"),
     "shield.sgd-tenfold-before-sft": shielded((m(1.0), m(14.0)), (m(1.0), m(5.0)), start="pretrained"),
     "shield.sgd-tenfold-after-sft": shielded((m(1.0), m(14.0)), (m(1.0), m(5.0))),
-    "shield.rmsprop-takes-it-away": shielded((m(1.0), m(1.0)), (m(1.0), m(5.0)), "adamw"),
+    "shield.rmsprop-takes-it-away": shielded((m(1.2), m(1.0)), (m(1.0), m(1.2)), "adamw"),
     "shield.sgd-spares-untrained": shielded((m(1.0), m(1.0, test=0.3)), (m(1.0, test=0.3), m(1.0))),
     "shield.rmsprop-harms-untrained": shielded((m(1.0, test=0.3), m(1.0)), (m(1.0), m(1.0, test=0.3)), "rmsprop"),
 }  # fmt: skip

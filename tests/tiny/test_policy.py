@@ -25,7 +25,7 @@ def found():
 
 def test_every_arm_of_every_design_has_its_table(found):
     arms = {(ds.attrs["design"], ds.attrs["arm"], ds.attrs["model"]) for ds in found.values()}
-    assert len(arms) == len(found) == 5 + 2 + 2 + 6 + 4
+    assert len(arms) == len(found) == 6 + 2 + 2 + 6 + 4
     for ds in found.values():
         assert ds.attrs["experiment"] == "policy"
         assert ds.seed.values.tolist() == list(SEEDS)
@@ -47,6 +47,40 @@ def test_arms_of_a_design_begin_alike(found):
         np.testing.assert_allclose(own[f"eval_{key}"][:, 0], frozen[f"eval_{key}"][:, 0], rtol=1e-4)
 
 
+def test_small_steps_are_a_quarter_of_the_rate_for_four_times_as_long(found):
+    (_, many), (*small_weights, small) = policy.SIGNS["signed −, small steps"]
+    (_, few), (*weights, rate) = policy.SIGNS["signed −"]
+    assert (small_weights, many * small, small) == (weights, few * rate, rate / 4)
+    moved, step = found["policy, signs, signed −, small steps"], found["policy, noise, signed −"]
+    assert moved.step.values.tolist() == list(range(many + 1))
+    # The lengths of the steps of both signs, over the rates
+    ratio = step.eval_norm.values * small / (found["policy, noise, signed +"].eval_norm.values * rate)
+    assert ((ratio > 0.4) & (ratio < 2.5)).all(), ratio
+
+
+def test_surprise_ranks_gains_by_how_improbable_right_answers_were(found):
+    """By plain torch, one answer at a time: −log π before against the gain of log π by the update."""
+    world, models = policy.begun(SEEDS)
+    said = ask_models(models, world.language, world.data.prompts["chosen"], samples=policy.K, draw=policy.LATER)
+    step = Round(models, world.language, said, Practice(samples=policy.K, advantage="group")).gradient(models)
+    moved = dataclasses.replace(models, flat=models.flat - 0.07 * step)
+    for s in range(len(SEEDS)):
+        before, after, mixed = models.module(s), moved.module(s), []
+        for prompt, texts, reward in zip(said.prompt[s, :, 0], said.text[s], said.reward[s], strict=True):
+            sums = []
+            for text in texts[reward > 0]:
+                label = torch.from_numpy(text[text >= 0])
+                row = torch.cat([torch.from_numpy(world.language.ask(prompt)), label[:-1]])[None]
+                with torch.no_grad():
+                    z = [module(row)[0, 1:].log_softmax(-1) for module in (before, after)]
+                sums.append([float(one[torch.arange(len(label)), label].sum()) for one in z])
+            if 0 < len(sums) < policy.K:
+                mixed.append(np.mean(sums, 0))
+        first, last = np.transpose(mixed)
+        got = found["policy, displacement, taught 40, rate 0.07, group"].eval_surprise.values[s]
+        np.testing.assert_allclose(got, spearmanr(-first, last - first).statistic, atol=1e-9)
+
+
 def test_pushes_are_whole_at_first_and_damped_by_ppo_alone(found):
     ppo, bare = (found[f"policy, inner, {arm}"] for arm in ("ppo", "bare"))
     for where in ("valley", "rest"):
@@ -63,7 +97,7 @@ def test_shares_are_shares_and_cosines_cosines(found):
             share = ("right", "pass", "reward", "valley", "losers", "fell", "cut")
             if any(name.startswith(f"eval_{one}") for one in share) and not name.startswith("eval_fell_"):
                 assert ((values >= 0) & (values <= 1)).all(), name
-            if name in ("eval_draws", "eval_signs", "eval_all", "eval_foretold", "eval_loss_foretold"):
+            if name in ("eval_draws", "eval_signs", "eval_all", "eval_foretold", "eval_surprise", "eval_loss_foretold"):
                 assert (np.abs(values) <= 1 + 1e-6).all(), name
 
 
@@ -142,6 +176,17 @@ def test_claims_read_what_they_say():
     assert one.premises(up, down) is None
     assert one.check(up, down).value == pytest.approx(0.15)
     assert "about signed +, signed −" in one.premises(down, up)
+    small, large = (
+        table("signs", arm, {"pass": [0.7, end]}) for arm, end in (("signed −, small steps", 0.68), ("signed −", 0.5))
+    )
+    spare = claims.every()["reinforcement.small-steps-spare-pass"]
+    assert spare.premises(small, large) is None
+    assert spare.premises(large, small) is not None
+    assert spare.check(small, large).value == pytest.approx(0.18)
+    graded = [table("displacement", "group", {"foretold": [x], "surprise": [0.3]}, rate=x) for x in (0.5, 0.4)]
+    told = claims.every()["reinforcement.gwhes-beats-surprise"]
+    assert told.premises(*graded) is None
+    assert told.check(*graded).value == pytest.approx(0.15, abs=1e-3)  # columns have noise of their own
     frozen = table("behaviour", "frozen", {"gap": [0.6, 0.7, np.nan]})
     own = table("behaviour", "own", {"gap": [0.6, 0.58, np.nan]})
     spiral = claims.every()["reinforcement.frozen-answers-spiral"]

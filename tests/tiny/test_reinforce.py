@@ -57,12 +57,19 @@ def said(models, language, prompts):
 @pytest.mark.parametrize("common", [None, (0.0, 1.0, 2.0)])
 def test_decoding_with_memory_says_what_sampling_says(models, language, prompts, common):
     given = models.take(range(3), common=common)
+    if common is not None:  # its weights are 0 at first, and what is not there cannot be left out
+        given = shaken(given, 2)
+        plain = dataclasses.replace(given, flat=given.flat[:, : given.shape.parameters], common=None)
     many = np.repeat(prompts, 40, axis=1)
     rngs = [np.random.default_rng([seed, 7, SAMPLED]) for seed in SEEDS]
     want = given.sample(language, many, seed=7, temperature=1.5)
     for asked, copies in ((prompts, 40), (np.repeat(prompts, 4, axis=1), 10), (many, 1)):
         got = answers(given, language, asked, [copy.deepcopy(one) for one in rngs], copies=copies, temperature=1.5)
         np.testing.assert_array_equal(got, want)
+    if common is not None:
+        without = plain.sample(language, many, seed=7, temperature=1.5)
+        np.testing.assert_array_equal(got[0], without[0])  # of size 0
+        assert (got[1:] != without[1:]).any()
     assert len(np.unique(got.reshape(-1, got.shape[-1]), axis=0)) > 50
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from toyld import objectives
-from toyld.claims import unlearning_in_transformers as claimed
 from toyld.claims import shield as shielded
+from toyld.claims import unlearning_in_transformers as claimed
 from toyld.tiny import Centre, Optimizer, Shape, Sizes, ask, draw, scene, start, train, with_rejected
 from toyld.tiny.experiments import remedies as r
 from toyld.tiny.experiments import shield
@@ -89,16 +89,33 @@ def test_sft_and_extend_end_at_one_loss_of_the_chosen_answers(w, monkeypatch):
     assert (ends[1] > ends[0]).all()
 
 
-def test_first_updates_have_the_length_that_their_rule_gives_them(w):
-    for beta in (0.1, 0.5):
-        dpo, one = objectives.get("dpo", beta=beta), {"rejected": "rejected"}
-        run = shield._moved(w.models, w.data, dpo, 1, lr=1e-4, optimizer=Optimizer("rmsprop"), **one)
+@pytest.mark.parametrize(("rule", "size"), [("rmsprop", 10.0), ("adamw", 1.0)])
+def test_a_first_update_divided_by_its_own_size_is_as_long_whatever_the_loss(w, rule, size):
+    lr, one = 1e-3 / size, {"rejected": "rejected"}
+    for objective, told in (("sft", {}), ("dpo", one), ("strong", one)):
+        loss = objectives.get("dpo", beta=0.5) if objective == "strong" else objectives.get(objective)
+        run = shield._moved(w.models, w.data, loss, 1, lr=lr, optimizer=Optimizer(rule), **told)
         moved = run.extra["train_moved"]
         assert run.steps == (0, 1)
         assert (moved[0] == 0.0).all()
         entries = [(run.models.flat[s] != w.models.flat[s]).sum().item() for s in range(2)]
-        # η/√(1 − α) = 10 η an entry, but those that float32 or ε holds up
+        # η/√(1 − α) = 10 η an entry (AdamW, which corrects for α: η), but those that float32 or ε holds up
         np.testing.assert_allclose(moved[1], 1e-3 * np.sqrt(entries), rtol=0.05)
+
+
+def test_the_first_updates_of_rmsprop_and_adamw_are_one(w):
+    dpo, ends = objectives.get("dpo"), []
+    for rule, lr in (("rmsprop", shield.RATES["rmsprop"]), ("adamw", shield.RATES["adamw"])):
+        run = shield._moved(w.models, w.data, dpo, 1, lr=lr, optimizer=Optimizer(rule), rejected="rejected")
+        ends.append((run.models.flat - w.models.flat).numpy())
+    # ε is ten times larger beside RMSprop's √(1 − α)|g|: it holds up the smallest entries alone
+    one, other = ends
+    assert np.abs(one - other).max() <= shield.RATES["adamw"]
+    assert np.linalg.norm(one - other) < 0.02 * np.linalg.norm(other)
+
+
+def test_a_first_update_of_plain_descent_is_proportional_to_beta(w):
+    one = {"rejected": "rejected"}
     sizes = [
         shield._moved(w.models, w.data, objectives.get("dpo", beta=b), 1, lr=0.5, optimizer=Optimizer("sgd"), **one)
         for b in (0.1, 0.5)
@@ -159,9 +176,11 @@ def test_the_shield_is_read_off_ratios_of_sizes():
     dpo, strong = first("sgd", "dpo 0.1", 0.1, 0.02, beta=0.1), first("sgd", "dpo 0.5", 0.5, 0.1, beta=0.5)
     assert shielded.sgd_scales_with_beta.premises(strong, dpo) is None
     assert shielded.sgd_scales_with_beta.check(strong, dpo).value == pytest.approx(0.1)
+    slow = first("sgd", "dpo 0.5", 0.5, 0.08, beta=0.5)  # of the answers alone: the parameters' part is exact
+    assert shielded.sgd_scales_with_beta.check(slow, dpo).value == pytest.approx(0.1 - np.log(1.25))
     assert shielded.rmsprop_divides_beta_out.check(strong, dpo).value == pytest.approx(0.1 - np.log(5.0))
     assert shielded.sgd_tenfold_before_sft.check(dpo, sft).value == pytest.approx(np.log(2.0))
-    assert shielded.rmsprop_takes_it_away.check(dpo, sft).value == pytest.approx(0.1 - np.log(20.0))
+    assert shielded.rmsprop_takes_it_away.check(dpo, sft).value == pytest.approx(-np.log(20.0))
     # as far as seed 1 falls further: 1.05 times .28 on average
     assert shielded.sgd_spares_untrained.check(dpo, sft).value == pytest.approx(1.05 * 0.28)
     assert "β = 0.1" in shielded.sgd_tenfold_after_sft.premises(strong, sft)

@@ -120,8 +120,8 @@ def test_coupling_scales_what_own_contexts_share_with_the_rest_and_nothing_else(
     still = similarity.held_still(models, data)
     at, every = held.own(still), slice(0, still.size[1])
     before = still.kernel.block(every, every)
-    after = similarity.coupled(still, at, 0.25, 0.5).kernel.block(every, every)
-    more = before + np.diagonal(before, axis1=1, axis2=2).mean(1)[:, None, None]
+    after = similarity.coupled(still, at, 0.25, 0.2).kernel.block(every, every)
+    more = before + np.diagonal(before, axis1=1, axis2=2).mean(1)[:, None, None] / 4.0  # .2 of the new diagonal
     r = still.responses["rejected"]
     b, p, t = (int(i[0]) for i in np.nonzero(at))
     mine, chosen = int(r.context[b, p, t]), int(still.responses["chosen"].context[b, 0, 0])
@@ -129,6 +129,23 @@ def test_coupling_scales_what_own_contexts_share_with_the_rest_and_nothing_else(
     np.testing.assert_allclose(after[b, mine, chosen], 0.25 * more[b, mine, chosen])
     np.testing.assert_allclose(after[b, chosen, chosen], more[b, chosen, chosen])
     assert np.linalg.eigvalsh(after).min() > -1e-9 * np.abs(after).max()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8])
+def test_a_common_feature_has_its_share_of_the_mean_square(share: float) -> None:
+    """a = c² / (c² + mean ‖h‖²), from the hidden states along chosen, one answer after another."""
+    models, data = world()
+    size = similarity.common_size(models, data, share)
+    held = models.take(range(len(models)), common=size.tolist())
+    for s in range(len(models)):
+        whole, common = [], []
+        for p in range(data.prompts["chosen"].shape[1]):
+            text = data.texts["chosen"][s, p]
+            tokens = [*data.language.ask(data.prompts["chosen"][s, p]).tolist(), *text[text >= 0].tolist()]
+            h = held.take([s]).hidden(torch.tensor(tokens[:-1])[None, None])[0, 0].double().numpy()[1:]
+            whole += (h**2).sum(-1).tolist()
+            common += (h[:, -1] ** 2).tolist()
+        assert np.sum(common) / np.sum(whole) == pytest.approx(share, rel=1e-5)
 
 
 def _made(effect: dict[str, float], leak: float) -> dict[tuple[str, ...], xr.Dataset]:

@@ -412,3 +412,10 @@ def test_a_module_that_is_asked_for_is_a_copy_in_the_dtype_asked_for(models):
     vector_to_parameters(torch.zeros(SHAPE.parameters), one.parameters())
     assert isinstance(models, Models)
     assert models.flat[1].any()
+
+
+def test_a_kind_named_twice_is_refused() -> None:
+    language = draw(Sizes(), [0])
+    data, models = ask(language, prompts=2), start(Shape(39, 8, width=8), [0])
+    with pytest.raises(BadInput, match="expected each once, got chosen, chosen"):
+        train(models, data, objectives.get("sft"), lr=0.1, steps=1, kinds=("chosen", "chosen"))

@@ -92,8 +92,9 @@ def changed(ds: xr.Dataset, name: str, /) -> Floats:
     "SFT of as many passes over the chosen answers.",
     **_wins("passes", GREEDY),
     expect="open",
-    why="by .047 [.009, .085] of a win rate with RMSprop (p = .02), .081 [.043, .119] with plain descent (p = .0003): "
-    "to teach rejected answers, too, seems to cost right ones, on the edge of a verdict among all trials of the rung",
+    why="by .047 [.009, .085] of a win rate with RMSprop (p = .02), .081 [.043, .119] with plain descent (p = .0003), "
+    "not sure among all trials of the rung; on 20 further seeds (5000 to 5019) by .016 [−.040, .071] and .037 [−.003, "
+    ".078]",
 )
 def extend_loses_before_dpo(ds: xr.Dataset) -> Effect:
     """One half less the win rate at the first evaluation."""
@@ -106,8 +107,8 @@ def extend_loses_before_dpo(ds: xr.Dataset) -> Effect:
     "after plain SFT of as many passes over the chosen answers.",
     **_wins("passes", GREEDY),
     expect="open",
-    why="by .053 [−.013, .120] with RMSprop, .066 [.024, .108] with plain descent; on 20 other seeds .163 [.104, "
-    ".221] and .069 [.020, .118]",
+    why="by .053 [−.013, .120] with RMSprop, .066 [.024, .108] with plain descent; on 20 further seeds (5000 to 5019) "
+    ".056 [.015, .098] and .031 [−.006, .069], on the 20 on which the lengths were chosen .163 and .069",
 )
 def short_dpo_favours_extend(ds: xr.Dataset) -> Effect:
     """The win rate at the second evaluation less that before DPO."""
@@ -122,7 +123,7 @@ def short_dpo_favours_extend(ds: xr.Dataset) -> Effect:
     **_wins("updates", *TRAINED),
     expect="open",
     why="greedy and sampled by .032 [.018, .049] or more with plain descent, .011 [−.006, .021] with RMSprop; on 20 "
-    "other seeds .058 and .020, both sure",
+    "further seeds (5000 to 5019) .020 [.008, .034] and .014 [.006, .024]",
 )
 def short_dpo_favours_extend_at_equal_updates(ds: xr.Dataset) -> Effect:
     """The win rate at the second evaluation less that before DPO, greedy or sampled: the less."""
@@ -136,8 +137,9 @@ def short_dpo_favours_extend_at_equal_updates(ds: xr.Dataset) -> Effect:
     "after plain SFT of as many passes over the chosen answers.",
     **_wins("passes", GREEDY),
     expect="open",
-    why="the best of three lengths is .516 [.442, .574] with RMSprop, .513 [.465, .550] with plain descent; on the 20 "
-    "seeds on which the lengths were chosen .572 and .522",
+    why="the best of three lengths is .516 [.442, .574] with RMSprop, .513 [.465, .550] with plain descent; on 20 "
+    "further seeds (5000 to 5019) .544 [.475, .604] and .525 [.495, .549], on the 20 on which the lengths were chosen "
+    ".572 and .522",
 )
 def extend_wins_after_some_dpo(ds: xr.Dataset) -> Effect:
     """The largest of the win rates after some DPO, less one half."""

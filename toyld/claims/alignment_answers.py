@@ -37,7 +37,7 @@ def _right(way: str, arm: str = "baseline") -> dict[str, Any]:
     expect="open",
     why="of all greedy answers .29 [.20, .37] and .56 [.46, .65] after the longer SFT of RMSprop and of plain "
     "descent, .21 [.13, .29] after the shorter one of plain descent; .21 [.09, .32] (p = .0014) after that of "
-    "RMSprop, which is not sure among all trials of the rung",
+    "RMSprop, which is not sure among all trials of the rung; on 20 further seeds (5000 to 5019) .26, .48, .17 and .16",
 )
 def dpo_loses_facts(ds: xr.Dataset) -> Effect:
     """First less last."""
@@ -62,8 +62,8 @@ def dpo_loses_held_out_facts(ds: xr.Dataset) -> Effect:
     "After extended SFT, DPO first makes more greedy answers to the trained prompts right and then fewer.",
     **_right(GREEDY, "extend"),
     expect="open",
-    why="by .16 [.06, .25] and .11 [.03, .19] of all answers above both ends: the rejected answers that extend taught "
-    "are unlearnt first, then the chosen ones suffer",
+    why="by .16 [.06, .25] with RMSprop and .11 [.03, .19] of all answers with plain descent above both ends (p = .001 "
+    "and .008); on 20 further seeds (5000 to 5019) .13 [.02, .23] and .06 [−.03, .15]; why they rise is not measured",
 )
 def dpo_first_repairs_extend(ds: xr.Dataset) -> Effect:
     """Height of the bell above the higher of its two ends."""

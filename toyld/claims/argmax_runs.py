@@ -27,8 +27,8 @@ _WITH_ARGMAX = needs("dpo", "chosen", argmax=True, arm=PLAIN)
     rungs=("tiny",),
     experiment=STAGES,
     expect="holds",
-    why="by 1.4 to 3.6 nats, along the chosen contexts by .9 to 2.9: measured in the wrong place the argmax would "
-    "tell much the same story here. With RMSprop p = 4e-5, on 20 other seeds .008",
+    why="by 1.4 to 3.5 nats, along the chosen contexts by .9 to 2.9: measured in the wrong place the argmax would "
+    "tell much the same story here. With RMSprop p = 4e-5, on 20 other seeds 4e-8",
 )
 def argmax_rises_off_the_answers(ds: xr.Dataset) -> Effect:
     """Last minus first."""
@@ -43,8 +43,9 @@ def argmax_rises_off_the_answers(ds: xr.Dataset) -> Effect:
     premises=needs_pair(_WITH_ARGMAX, _WITH_ARGMAX, longer_sft),
     rungs=("tiny",),
     experiment=STAGES,
-    expect="holds",
-    why="by .5 nats with RMSprop, 1.2 with plain descent",
+    expect="open",
+    why="under plain descent by 1.1 [.9, 1.4] nats; with RMSprop by .3 [.1, .4], not sure among all trials of the rung "
+    "(p = 8e-4; .3, p = 4e-4 on 20 other seeds)",
     takes="control",
 )
 def longer_sft_leaves_less_to_argmax(ds: xr.Dataset, control: xr.Dataset) -> Effect:

@@ -75,7 +75,7 @@ def spares_untrained_in_head(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     expect="open",
     why="by .10 [.07, .13] (subtracted) and .13 [.08, .18] nats (projected) under plain descent, by .06 [.04, .08] "
     "and .08 [.04, .12] under RMSprop, at 5 nats, more at 10; the latter do not survive Holm's correction over "
-    "the rung",
+    "the rung, and seeds 5000-5019 do not reproduce them: .02 [−.03, .08] and .03 [−.01, .08]",
     takes="control",
     rungs=(RUNG,),
     experiment=EXPERIMENT,
@@ -92,7 +92,8 @@ def spares_chosen_in_all_layers(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     source=f"{K6}, layer by layer",
     premises=pair(TAKEN_OFF, ["plain"], ["layers"]),
     expect="open",
-    why="by .06 to .13 nats of 1.5 at a margin of 5, each interval above 0, none by enough for Holm's correction",
+    why="by .06 to .13 nats at a margin of 5, of a fall of 1.9 under plain descent and 1.5 under RMSprop, each "
+    "interval above 0, none by enough for Holm's correction",
     takes="control",
     rungs=(RUNG,),
     experiment=EXPERIMENT,
@@ -137,6 +138,8 @@ def head_is_not_enough(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     return ranked(leads(ds, control, UNTRAINED, margins=MARGINS))
 
 
+# Of the fall, and of the square. Hidden states of small language models have a mean cosine of about .25: below a fifth
+# there is less to take off, and less taken off, than such a share would give.
 PART = 0.2
 
 
@@ -165,10 +168,10 @@ def little_to_undo(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     "The mean last hidden state of a transformer over the tokens it trains on carries less than a fifth of their mean "
     "square.",
     source="what centring has to work with",
-    premises=lambda ds: _only("plain")(ds) or (None if "eval_mean_share" in ds else "not measured"),
+    premises=lambda ds: _mean_measured(ds),
     expect="holds",
-    why="13 % of the square on average over seeds, 10 to 19 %; a mean cosine of .25, as small language models have, "
-    "is twice that",
+    why="13 % of the square on average over seeds, 10 to 19 %; the bar lies under the mean cosine of small language "
+    "models' hidden states, .25, so that there is less to take off here than there",
     unit="of the square",
     rungs=(RUNG,),
     experiment=EXPERIMENT,
@@ -176,3 +179,12 @@ def little_to_undo(ds: xr.Dataset, control: xr.Dataset) -> Effect:
 def mean_is_small(ds: xr.Dataset) -> Effect:
     """A fifth minus ‖μ‖²/mean ‖h‖²."""
     return ranked([PART - ds.eval_mean_share.isel(step=0).values])
+
+
+def _mean_measured(ds: xr.Dataset) -> str | None:
+    if other := _only("plain")(ds):
+        return other
+    if "eval_mean_share" not in ds:
+        return "not measured"
+    # The states before training are those of every arm: read once, not again under the other rule.
+    return None if ds.attrs["language"] == "network sgd" else "the same states as under plain descent"

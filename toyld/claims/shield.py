@@ -1,7 +1,9 @@
 """B4: the size of DPO's pushes, β/2 at the reference, as what protects a model, and what optimisers make of it.
 
-The tables are those of rung `tiny`, experiment `shield`: the first updates of SFT and of DPO from the same models, at
-the same rate within an optimiser.
+The tables are those of rung `tiny`, experiment `shield`: the first four updates of SFT and of DPO from the same models,
+all layers, at the same rate within an optimiser. What is true of a first update by definition is held by tests of the
+experiment, and not claimed of runs: under plain descent DPO's is exactly proportional to β at the reference, under
+RMSprop and AdamW every entry has one size, whatever β or the loss.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ def _moved(ds: xr.Dataset, at: int) -> Array:
     return ds.train_moved.transpose("step", "seed").values[at]
 
 
-def _sizes(ds: xr.Dataset, at: int) -> list[Array]:
-    """How far parameters moved, and how far log π of rejected did, (seed,) each."""
-    return [_moved(ds, at), np.abs(_change(ds, "rejected", at))]
+def _told(ds: xr.Dataset, at: int) -> Array:
+    """How far log π of rejected moved, (seed,)."""
+    return np.abs(_change(ds, "rejected", at))
 
 
 def _pair(
@@ -65,52 +67,50 @@ NEAR = 0.1  # of a logarithm
 
 @run_claim(
     "shield.sgd-scales-with-beta",
-    "Under plain descent DPO's first update grows in proportion to β: parameters and rejected answers move β/.1 times "
-    "as far as at β = .1, within 10 %.",
+    "Under plain descent DPO's first update moves rejected answers in proportion to β: β/.1 times as far as at β = .1, "
+    "within 10 %, for β from .05 to .5.",
     source=f"{B4}; c = β/2 at the reference",
     premises=_pair(["sgd"], "taught", f"dpo {BETA}"),
     expect="holds",
-    why="parameters exactly; rejected answers but for second order, 2 % at β = .5",
+    why="the update itself is so by definition, the answers but for second order, 2 % at β = .5; of the first update "
+    "only: after four, at β = .5, they have moved 30 % [24, 35] less than in proportion, as the push fades",
     takes="control",
     unit="of the ratio's logarithm",
     rungs=(RUNG,),
     experiment=EXPERIMENT,
 )
 def sgd_scales_with_beta(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """.1 − |log(ratio of sizes) − log(ratio of β)|, either way."""
-    wanted = np.log(ds.attrs["beta"] / BETA)
-    off = [np.log(a / b) - wanted for a, b in zip(_sizes(ds, 1), _sizes(control, 1), strict=True)]
-    return ranked([NEAR + sign * x for x in off for sign in (1.0, -1.0)])
+    """.1 − |log(ratio of the answers' falls) − log(ratio of β)|, either way."""
+    off = np.log(_told(ds, 1) / _told(control, 1)) - np.log(ds.attrs["beta"] / BETA)
+    return ranked([NEAR + off, NEAR - off])
 
 
 @run_claim(
     "shield.rmsprop-divides-beta-out",
-    "Under RMSprop and AdamW β changes neither DPO's first update nor the first four: parameters and rejected answers "
-    "move as far as at β = .1, within 10 %.",
+    "Under RMSprop and AdamW β hardly changes how far four updates of DPO go: parameters and rejected answers move as "
+    "far as at β = .1, within 10 %, for β from .05 to .5.",
     source=f"{B4}; an update is divided by the size of its gradient",
     premises=_pair(SCALED, "taught", f"dpo {BETA}"),
     expect="holds",
-    why="the first update is the same to rounding; over four a large β fades a little sooner, by 4 % at β = .5",
+    why="the first update is the same by definition; over four a large β fades a little sooner, by 4 % (RMSprop) and "
+    "1 % (AdamW) at β = .5",
     takes="control",
     unit="of the ratio's logarithm",
     rungs=(RUNG,),
     experiment=EXPERIMENT,
 )
 def rmsprop_divides_beta_out(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """.1 − |log(ratio of sizes)|, either way, after one update and after four."""
-    out = []
-    for at in (1, -1):
-        for a, b in zip(_sizes(ds, at), _sizes(control, at), strict=True):
-            out += [NEAR + np.log(a / b), NEAR - np.log(a / b)]
-    return ranked(out)
+    """.1 − |log(ratio of sizes)|, either way, after the last update."""
+    off = [np.log(size(ds, -1) / size(control, -1)) for size in (_moved, _told)]
+    return ranked([NEAR + sign * x for x in off for sign in (1.0, -1.0)])
 
 
 TENFOLD = float(np.log(10.0))
 
 
-def _shorter(ds: xr.Dataset, control: xr.Dataset) -> Array:
-    """log of how many times further SFT's first update goes, (seed,)."""
-    return np.log(_moved(control, 1) / _moved(ds, 1))
+def _shorter(ds: xr.Dataset, control: xr.Dataset, at: int = 1) -> Array:
+    """log of how many times further SFT has moved the parameters, by its first update, (seed,)."""
+    return np.log(_moved(control, at) / _moved(ds, at))
 
 
 @run_claim(
@@ -153,21 +153,21 @@ def sgd_tenfold_after_sft(ds: xr.Dataset, control: xr.Dataset) -> Effect:
 
 @run_claim(
     "shield.rmsprop-takes-it-away",
-    "Under RMSprop and AdamW DPO's first update (β = .1) moves the parameters as far as SFT's at the same rate, within "
-    "10 %.",
-    source=f"{B4}; every entry of a first update is η or −η, whatever the loss",
+    "Under RMSprop and AdamW after SFT four updates of DPO (β = .1) move the parameters further than four more of SFT "
+    "at the same rate.",
+    source=f"{B4}; an update is divided by the size of its gradient",
     premises=_pair(SCALED, "taught", "sft", BETA),
     expect="holds",
-    why="to .3 %, whatever the gradients are",
+    why="by 9 % (RMSprop) and 8 % (AdamW), by 9 and 8 % on seeds 5000-5019 too; the first update is as long as SFT's "
+    "by definition, where under plain descent it is 5.5 times shorter (shield.sgd-tenfold-after-sft)",
     takes="control",
-    unit="of the ratio's logarithm",
+    unit="log of the ratio",
     rungs=(RUNG,),
     experiment=EXPERIMENT,
 )
 def rmsprop_takes_it_away(ds: xr.Dataset, control: xr.Dataset) -> Effect:
-    """.1 − |log(SFT's length / DPO's)|, either way."""
-    ratio = _shorter(ds, control)
-    return ranked([NEAR - ratio, NEAR + ratio])
+    """log(DPO's length / SFT's) after the last update."""
+    return ranked([-_shorter(ds, control, -1)])
 
 
 def _spared(ds: xr.Dataset, control: xr.Dataset) -> list[Array]:
@@ -182,7 +182,8 @@ def _spared(ds: xr.Dataset, control: xr.Dataset) -> list[Array]:
     source=B4,
     premises=_pair(["sgd"], "taught", "sft", BETA),
     expect="holds",
-    why="by .20 nats [.14, .28] after one update, .71 after four",
+    why="by .20 nats [.14, .28] after one update, .71 after four; p = 4e-6, on seeds 5000-5019 .15 [.08, .24], p = "
+    "4.5e-4",
     takes="control",
     rungs=(RUNG,),
     experiment=EXPERIMENT,
@@ -199,8 +200,8 @@ def sgd_spares_untrained(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     source=f"{B4}, the other way round: with the shield divided out, the negative gradient shows",
     premises=_pair(SCALED, "taught", "sft", BETA),
     expect="open",
-    why="by .03 nats [.02, .05] after one update, .08 (RMSprop) and .11 (AdamW) after four, the rejected answer "
-    "falling many times as far; from a pretrained model neither lowers it by a hundredth",
+    why="by .03 nats [.02, .05] after one update, the same one under both, .08 (RMSprop) and .11 (AdamW) after four, "
+    "the rejected answer falling many times as far; from a pretrained model neither lowers it by a hundredth",
     takes="control",
     rungs=(RUNG,),
     experiment=EXPERIMENT,

@@ -79,7 +79,8 @@ TOGETHER = {name: _positions("many", 2, optimizer=name) for name in ("sgd", "rms
     source=T10,
     premises=asks(*ALONE),
     expect="holds",
-    why="20 seeds: the gap is +.15 after, −.05 at and +.01 before it; by .20 [.15, .25] more after than at",
+    why="20 seeds: the gap is +.15 after, −.05 at and +.01 before it; by .20 [.15, .25] more after than at (p 2e-7); "
+    "on 20 further seeds (5000 to 5019) by .18 [.10, .27], p 3e-4, which is not sure among all trials of the rung",
 )
 def rich_gain_after_divergence(*tables: xr.Dataset) -> Effect:
     """Gap after minus gap at."""
@@ -351,13 +352,14 @@ def condition_1_decides_alone(ds: xr.Dataset) -> Effect:
 
 @_all_claim(
     "tokens.condition-1-decides-in-company",
-    "After a small DPO step on all pairs, too, the pair's own ⟨g₊, g₋⟩ < ‖g₊‖² tells for 95 in 100 pairs whether "
-    "log π(y⁺) has risen.",
+    "After a small DPO step on all pairs, too, whose responses share their first three tokens, the pair's own ⟨g₊, g₋⟩ "
+    "< ‖g₊‖² tells for 95 in 100 pairs whether log π(y⁺) has risen (mean over models after SFT and after DPO).",
     source=YUAN,
     premises=asks(*POLICIES),
     expect="refuted",
     instead="tokens.all-gradients-decide",
-    why="first order, exact: all responses of all seeds",
+    why="20 seeds: for .80 after SFT and .83 after DPO, below the bar by .136 [.08, .19], p 1e-4; on 20 further seeds "
+    "(5000 to 5019) for .83 and .74, by .17 [.11, .23]: the other pairs' gradients outweigh the pair's own",
     unit="of the pairs",
 )
 def condition_1_decides_in_company(*tables: xr.Dataset) -> Effect:
@@ -372,7 +374,7 @@ def condition_1_decides_in_company(*tables: xr.Dataset) -> Effect:
     source="K3, first order, with the gradients of all layers",
     premises=lambda ds: None if ds.attrs["stage"] == "entanglement" else "the claim is about gradients of pairs",
     expect="holds",
-    why="first order, exact: all responses of all development seeds",
+    why="first order, exact: all responses of all seeds",
 )
 def all_gradients_decide(ds: xr.Dataset) -> Effect:
     """Seeds in which every response is so, on both sides."""
@@ -381,8 +383,8 @@ def all_gradients_decide(ds: xr.Dataset) -> Effect:
 
 @_all_claim(
     "tokens.condition-1-lasts",
-    "After a DPO step on one pair alone that moves its margin by 5 nats (to first order), ⟨g₊, g₋⟩ < ‖g₊‖² at its "
-    "start still tells for 95 in 100 pairs whether log π(y⁺) has risen.",
+    "After a DPO step on one pair alone, of three shared tokens, that moves its margin by 5 nats (to first order), "
+    "⟨g₊, g₋⟩ < ‖g₊‖² at its start still tells for 95 in 100 pairs whether log π(y⁺) has risen.",
     source=f"{YUAN}, beyond first order",
     premises=asks(*POLICIES),
     expect="refuted",

@@ -5,11 +5,12 @@ and models. Full: the closed form with the Gram matrix of the last hidden states
 thousandth of a nat (`reach.gram-is-the-head`). Dashed: the kernel of all layers before the stage, without ever forming
 it. Dotted: its first update drawn out. A, B: what each leaves over, after as many updates, of the variance of Δ log π
 over kinds of responses and prompts: geometric means and 95 % intervals over seeds; grey: one half; what lies above one
-foretells worse than the mean would. The Gram matrix explains most of SFT
-(`reach.gram-explains-sft`), less of DPO (`reach.dpo-reaches-below-the-head`); the kernel of all layers explains the
-start of both (`reach.tangent-explains-the-start`), and DPO leaves it sooner (`reach.dpo-leaves-its-kernel`). One step
-drawn out is no run (`reach.closed-form-beats-the-line`). C: share of responses whose direction is said rightly, means
-and 95 % intervals (`reach.gram-says-directions`).
+foretells worse than the mean would. The Gram matrix explains most of SFT (`reach.gram-explains-sft`), less of DPO
+(`reach.dpo-reaches-below-the-head`); the kernel of all layers explains the start of both, updates that move the stage
+by about one nat (`reach.tangent-explains-the-start`), and DPO leaves it sooner (`reach.dpo-leaves-its-kernel`). After
+forty updates the first one drawn out leaves more than the run of that kernel: 15 times the variance in SFT, 1.7 times
+it in DPO (`reach.closed-form-beats-the-line`). C: share of responses whose direction is said rightly, means and 95 %
+intervals (`reach.gram-says-directions`).
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def draw(table: Mapping[str, Any]) -> Any:
             ax.fill_between(one["updates"], 10 ** one["low"], 10 ** one["high"], color=COLOURS[by], alpha=0.16, lw=0)
         ax.axhline(0.5, color=QUIET, lw=0.6, zorder=0)
         ax.set_yscale("log")
-        ax.set_ylim(3e-4, 60.0)
-        ax.set_ylabel("variance left over (share)")
+        ax.set_ylim(1e-5, 60.0)
+        ax.set_ylabel("left over ÷ variance")
     for by in LOOK:
         axes[1].plot([], [], color=COLOURS[by], lw=1.2, label=SAID[by], **LOOK[by])
         for stage, marker in (("sft", "o"), ("dpo", "s")):

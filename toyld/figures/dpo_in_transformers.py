@@ -2,12 +2,13 @@
 
 DPO on pairs of a true answer y⁺ and the pretrained model's own y⁻, after SFT of 15 (left) and 30 updates. Changes of
 summed log-probabilities since DPO began, means over 20 languages and models with 95 % intervals; above RMSprop, below
-plain descent. All that was observed falls but for one at most (`preference.observed-fall`), y⁻ faster than its rephrase
+plain descent. All that was observed falls but for one at most, by the end, where the margin has grown by 25 to 30 nats
+(`preference.observed-fall`; at a margin of 10 that is undecided with RMSprop); y⁻ falls faster than its rephrase
 (`preference.rejected-leads-rephrases`), so that the margin grows (`preference.margin-grows`); y⁺ outlasts its own
 (`preference.chosen-outlasts-rephrases`), and the argmax along its contexts rises (`preference.argmax-rises`), the less
-the longer SFT was (`preference.longer-sft-leaves-less-to-argmax`). Gray, dashed: fresh answers of the policy that DPO
-starts from. Their mean must fall, by KL(π_ref ‖ π), whatever the loss. y⁺ falls by less everywhere
-(`preference.chosen-outlasts-fresh-samples`): under plain descent it does fall, with RMSprop hardly
+the longer SFT was, with RMSprop not surely (`preference.longer-sft-leaves-less-to-argmax` is open). Gray, dashed: fresh
+answers of the policy that DPO starts from. Their mean must fall, by KL(π_ref ‖ π), whatever the loss. y⁺ falls by less
+everywhere (`preference.chosen-outlasts-fresh-samples`): under plain descent it does fall, with RMSprop hardly
 (`preference.chosen-falls` is open here).
 """
 
@@ -90,7 +91,8 @@ def check(table: Mapping[str, Any]) -> None:
                 ("chosen", FRESH),
             ):
                 require(ends[kind][1] > ends[other][2], f"{run}: {kind} ends at {ends[kind]}, {other} at {ends[other]}")
-            require(ends["chosen"][1] > ends["rejected"][2], f"{run}: the margin: {ends['chosen']}, {ends['rejected']}")
+            grown = ends["chosen"][0] - ends["rejected"][0]
+            require(23.0 < grown < 32.0, f"{run}: the margin grows by {grown:.3g} nats")
             require(ends[ARGMAX][1] > 0.0, f"{run}: the argmax ends at {ends[ARGMAX]}")
             low, high = ends["chosen"][1:]
             fell = high < 0.0 if model == "sgd" else min(abs(low), abs(high)) < 1.0

@@ -1,10 +1,11 @@
 """Teaching y⁻ first (“extend”) against fair controls, in tiny transformers: the paper's Figure 5, with intervals
 
-DPO after 30 updates of SFT on y⁺ and y⁻ less the same DPO after SFT on y⁺ alone, of as many passes over y⁺ (15
-updates): differences of the change since DPO began, means over 20 languages and models with 95 % intervals. A, C: along
+DPO after 30 updates of SFT on y⁺ and y⁻ less the same DPO after SFT on y⁺ alone, of equal weight on y⁺ (15 updates, as
+many passes where rows come in batches): differences of the change since DPO began, means over 20 languages and models
+with 95 % intervals. A, C: along
 DPO. Under plain descent y⁺ and the others fall less; with RMSprop nothing is left of that in the end, so that
 `preference.extend-slows-others-at-equal-passes` and `preference.extend-spares-chosen-at-equal-passes` are open here.
-The argmax rises no less under plain descent; with RMSprop perhaps a little
+The argmax rises no less with either optimiser
 (`preference.extend-lowers-total-argmax-at-equal-passes` is not borne out). B, D: at a margin of 10 nats, also against
 plain SFT of as many updates (open marks). The price: what the policy says itself now holds the y⁻ that it was taught,
 so that its fresh answers fall further than plain SFT's do, and KL(π_ref ‖ π) is larger
@@ -95,7 +96,7 @@ def draw(table: Mapping[str, Any]) -> Any:
         title(right, "BD"[r], "at a margin of 10 nats")
     axes[1, 0].set_xlabel("updates of DPO")
     axes[1, 1].set_xlabel("extend less plain SFT, nats")
-    for face, words in ((INK, "of as many passes"), ("white", "of as many updates")):
+    for face, words in ((INK, "of equal weight on y⁺"), ("white", "of as many updates")):
         axes[1, 1].plot([], [], "o", ms=4, color=INK, mfc=face, label=words)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     more, names = axes[1, 1].get_legend_handles_labels()
@@ -118,8 +119,9 @@ def check(table: Mapping[str, Any]) -> None:
         if table["seeds"][0] >= SEEDS["paper"]:
             low, high = end(table, "rmsprop", kind, part="along")[1:]
             require(low < 0.0 < high, f"RMSprop, {kind}: spared by [{low:.3g}, {high:.3g}] in the end")
-    total = end(table, "sgd", ARGMAX, part="along")
-    require(total[2] > 0.0, f"plain descent: the argmax rises less after extend, by {total}")
     for model in NAMES:
+        total = end(table, model, ARGMAX, part="along")
+        if table["seeds"][0] >= SEEDS["paper"]:
+            require(total[2] > 0.0, f"{model}: the argmax rises less after extend, by {total}")
         price = end(table, model, FRESH, part="at margin, passes")
         require(price[2] < 0.0, f"{model}: fresh answers fall by {price} less after extend")

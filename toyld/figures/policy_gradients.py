@@ -1,19 +1,23 @@
-"""Policy gradients: a push of full size on rare tokens first, and what keeps it from doing harm later
+"""Policy gradients: rare tokens get the full push first, and PPO's ratio damps what follows
 
 Tiny transformers that answer questions of a language whose facts are known, a verifier, plain descent; means and 95 %
-intervals over 20 seeds. A: right answers while they practise. GRPO doubles them (`reinforcement.raises-trained`); wrong
-answers pushed down by 1 gain less than right ones pushed up by 1, though both have one expected gradient
-(`reinforcement.positives-gain-more`, `reinforcement.signs-share-a-gradient`): the wrong ones are the many, and the
-noise (`reinforcement.negatives-are-noisier`). B: the residual per unit of advantage on the tokens of wrong answers, by
-updates made on one sample: before the first, tokens in a valley (log π ≤ −H) get twice that of the others
+intervals over 20 seeds (B: 18, for two gave no right answer and GRPO pushes nothing there); "not sure" marks what
+Holm's correction over all claims leaves open. A: right answers while they practise. GRPO doubles them
+(`reinforcement.raises-trained`); at one rate (.1), wrong answers pushed down by 1 gain less than right ones pushed up
+by 1, not sure (`reinforcement.positives-gain-more`), though both have one expected gradient
+(`reinforcement.signs-share-a-gradient`): the wrong ones are the many, and the noise
+(`reinforcement.negatives-are-noisier`). In steps of a quarter of the rate, four for one of the axis (dotted), they lose
+less of pass@16 (`reinforcement.small-steps-spare-pass`). B: the residual per unit of advantage on the tokens of wrong
+answers, by updates made on one sample: before the first, tokens in a valley (log π ≤ −H) get twice that of the others
 (`reinforcement.first-update-hits-valleys`); then PPO's ratio damps it (full), and without it nothing does (dashed;
 `reinforcement.clip-stops-rare-tokens`, `reinforcement.ppo-damps-inner-updates`). C: prompts whose right answers lose by
 one update: in models that know nearly half of the answers GRPO makes half of them lose, its positive half one in nine
 (`reinforcement.displaces-the-taught`), and fewer at a smaller rate (`reinforcement.displacement-is-large-steps`); in
 those that know one in nine neither does (`reinforcement.displaces-the-untaught`). D: the residual ‖π − e‖ on wrong
-answers that are pushed down and nothing else: the models' own stay as they are; those sampled at temperature 2 begin
-higher (`reinforcement.own-answers-avoid-valleys`); those of the models at the start grow ever more improbable
-(`reinforcement.frozen-answers-spiral`), unless PPO's ratio ends it (`reinforcement.ratio-ends-the-spiral`).
+answers that are pushed down and nothing else: those sampled at temperature 2 begin higher, as more of their tokens lie
+in valleys (`reinforcement.own-answers-avoid-valleys`); in the mean the models' own stay within .06 of where they were,
+and those of the models at the start grow, more improbable each time, but not with PPO's ratio; neither is sure
+(`reinforcement.frozen-answers-spiral`, `reinforcement.ratio-ends-the-spiral`).
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ SIGNS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "group": ("GRPO", {"color": RISE}),
     "signed +": ("right ones up", {"color": SOFT}),
     "signed −": ("wrong ones down", {"color": FALL}),
+    "signed −, small steps": ("in small steps", {"color": FALL, "ls": DOTTED}),
 }
+SMALL = 4  # small steps for one
 INNER: Mapping[tuple[str, str], dict[str, Any]] = {
     ("ppo", "force_valley"): {"color": FALL, "ls": "-"},
     ("bare", "force_valley"): {"color": FALL, "ls": DASHED},
@@ -96,8 +102,11 @@ def draw(table: Mapping[str, Any]) -> Any:
 
     def curve(ax: Any, panel: str, arm: str, what: str, look: Mapping[str, Any], **label: Any) -> None:
         one = rows(table, panel=panel, arm=arm, what=what)
-        ax.plot(one["at"], one["mean"], marker="o", ms=2.4, lw=1.2, **look, **label)
-        ax.fill_between(one["at"], one["low"], one["high"], color=look["color"], alpha=0.14, lw=0)
+        if arm == "signed −, small steps":
+            one = {name: column[::SMALL] for name, column in one.items()}
+        at = np.arange(len(one["at"]))
+        ax.plot(at, one["mean"], marker="o", ms=2.4, lw=1.2, **look, **label)
+        ax.fill_between(at, one["low"], one["high"], color=look["color"], alpha=0.14, lw=0)
 
     for arm, (label, look) in SIGNS.items():
         curve(axes[0], "A", arm, "right", look, label=label)
@@ -112,7 +121,7 @@ def draw(table: Mapping[str, Any]) -> Any:
             axes[2].errorbar(x, one["mean"], yerr=bar, color=INK, lw=0.8, capsize=1.5)
     for arm, (label, look) in BEHAVIOURS.items():
         curve(axes[3], "D", arm, "gap", look, label=label)
-    axes[0].set_xlabel("iterations of 8 answers a prompt")
+    axes[0].set_xlabel("iterations (small steps: of 4)")
     axes[0].set_ylabel("share of right answers")
     axes[0].legend(loc="upper left")
     for label, colour, ls in (("in valleys", FALL, "-"), ("others", RISE, "-"), ("without ratio", QUIET, DASHED)):
@@ -130,7 +139,10 @@ def draw(table: Mapping[str, Any]) -> Any:
     axes[3].legend(loc="upper left")
     axes[3].set_ylim(0.4, 1.3)
     for ax, letter, text in zip(
-        axes, "ABCD", ("Practice", "PPO's inner updates", "Displaced by one update", "Whose wrong answers"), strict=True
+        axes,
+        "ABCD",
+        ("Practice", "PPO's inner updates", "Displaced by one update", "Whose answers (not sure)"),
+        strict=True,
     ):
         title(ax, letter, text)
     return fig
@@ -145,8 +157,8 @@ def check(table: Mapping[str, Any]) -> None:
 
     right = {arm: read("A", arm, "right") for arm in SIGNS}
     require(right["group"][-1] > 1.4 * right["group"][0], f"expected practice to help GRPO, got {right['group']}")
-    gain = {arm: curve[-1] - curve[0] for arm, curve in right.items()}
-    require(gain["signed +"] > gain["signed −"], f"expected right ones to gain more, got {gain}")
+    begin = [curve[0] for curve in right.values()]
+    require(np.ptp(begin) < 1e-6, f"expected all arms to begin with the same answers, got {begin}")
     force = {key: read("B", *key) for key in INNER}
     for what in ("force_valley", "force_rest"):
         first = [force[arm, what][0] for arm in ("ppo", "bare")]
@@ -162,7 +174,7 @@ def check(table: Mapping[str, Any]) -> None:
     require(fell[much, "group"] > fell[small, "group"] + 0.05, f"expected less at a small rate, got {fell}")
     require(max(fell[little, arm] for arm in ("group", "group +")) < 0.2, f"expected little displaced, got {fell}")
     gap = {arm: read("D", arm, "gap") for arm in BEHAVIOURS}
-    require(gap["frozen"][-1] > gap["frozen"][0] + 0.05, f"expected the start's answers to spiral, got {gap['frozen']}")
-    for arm in ("own", "frozen, ppo"):
-        require(abs(gap[arm][-1] - gap[arm][0]) < 0.06, f"{arm}: expected it to stay, got {gap[arm]}")
+    grown = {arm: curve[-1] - curve[0] for arm, curve in gap.items()}
+    require(grown["frozen"] > max(0.0, grown["frozen, ppo"]), f"expected the start's answers to grow, got {grown}")
+    require(abs(grown["own"]) < 0.06, f"expected the models' own to stay, got {grown}")
     require(gap["hot"][0] > gap["own"][0] + 0.1, f"expected hot ones above, got {gap['hot'][0]}, {gap['own'][0]}")

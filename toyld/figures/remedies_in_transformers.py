@@ -1,16 +1,20 @@
-"""In transformers DPO+NLL spares the chosen answer, extend the untrained one; centring has little to take off
+"""In transformers DPO+NLL spares the chosen answer, extend costs the untrained one; centring has little to take off
 
 The preference stage of tiny transformers, all layers, RMSprop, 20 languages and models: mean change of log π since its
 start against the margin m = Δ(ℓ₊ − ℓ₋), with 95 % intervals over seeds, where nine seeds of ten get there. A: DPO+NLL
 lifts the chosen answer, Gate-DPO less (and in one seed not: `remedy.nll-and-gate-raise-chosen` is open); the others
 lift it little or lower it. B: an untrained answer falls under all of them, least after SFT on both answers (extend),
 which had cost it a nat before (`remedy.extend-pays-beforehand`), so that it does not end higher
-(`remedy.extend-ends-higher` is open). With the mean input of every layer projected out of the updates both stand a
+(`remedy.extend-ends-higher` is open; so is that it falls least, `remedy.extend-spares-untrained-most`, which 20 other
+seeds do not reproduce). With the mean input of every layer projected out of the updates both stand a
 little higher than without (`remedy.spares-chosen-in-all-layers`, `remedy.spares-untrained-in-all-layers`, both
 open after Holm's correction): the mean is not much of the states here (`remedy.mean-is-small`,
 `remedy.little-to-undo`). C: how fast the margin grows. IPO stops at its target of 5
 (`remedy.ipo-stops-at-its-target`), DPOP and SimPO stay behind (`remedy.dpop-is-far-behind`,
-`remedy.remedies-are-slower`); A and B lack these three.
+`remedy.remedies-are-slower`); A and B lack these three. D: m counts from each arm's own start, and the gap ℓ₊ − ℓ₋
+begins at 10.35 nats after SFT, at .18 after extend: extend at m = 10 prefers the chosen answers as DPO does at m = 0.
+Where the gap has come to 16 nats, log π of the untrained answer itself is 3.9 nats lower after extend
+(`remedy.extend-costs-untrained-at-equal-gap`).
 """
 
 from __future__ import annotations
@@ -44,12 +48,17 @@ SLOW: dict[str, tuple[str, str, Any]] = {
     "simpo": ("SimPO", "#8A8A8A", (0, (3, 1))),
     "dpop": ("DPOP", "#8A8A8A", (0, (1, 1.5))),
 }
+GAPS = np.arange(1.0, 21.0)  # nats; 16 is where the claim compares
+BOTH = ("plain", "extend")
 PROBES = {"chosen": "chosen", "untrained": "test_chosen"}
 
 
 def data(size: str) -> Table:
-    """One row per arm, measure and place: change at a margin, or margin after so many updates."""
-    from toyld.claims.centring import ENOUGH
+    """One row per arm, measure and place: change at a margin, margin after so many updates, log π at a gap.
+
+    Measure start: the gap before DPO.
+    """
+    from toyld.claims.centring import ENOUGH, crossing
     from toyld.tiny.experiments import EXPERIMENTS
     from toyld.trajectory.matched import at_margin, margin
 
@@ -71,6 +80,15 @@ def data(size: str) -> Table:
                 units = units[np.isfinite(units)]
                 enough = len(units) >= ENOUGH * path.shape[1]
                 put(arm, measure, float(m), *(interval(units) if enough else (np.nan,) * 3))
+    for arm in BOTH:
+        logp = found[f"remedies rmsprop layers {arm}"].logp.mean("example").transpose("step", "seed", "probe")
+        gap = (logp.sel(probe="chosen") - logp.sel(probe="rejected")).values
+        put(arm, "start", 0.0, *interval(gap[0]))
+        for target in GAPS:
+            units = crossing(gap, logp.sel(probe="test_chosen").values, float(target))
+            units = units[np.isfinite(units)]
+            enough = len(units) >= ENOUGH * gap.shape[1]
+            put(arm, "level", float(target), *(interval(units) if enough else (np.nan,) * 3))
     return {name: np.array(values) for name, values in columns.items()}
 
 
@@ -78,21 +96,25 @@ def draw(table: Mapping[str, Any]) -> Any:
     """A panel a measure, a line an arm, bands of the intervals."""
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(5.5, 2.9))
-    axes = fig.subplots(1, 3)
-    for ax, measure in zip(axes, (*PROBES, "margin"), strict=True):
+    fig = Figure(figsize=(5.5, 4.6))
+    axes = fig.subplots(2, 2).ravel()
+    for ax, measure in zip(axes, (*PROBES, "margin", "level"), strict=True):
         for arm, (label, color, dashes) in {**LOOKS, **SLOW}.items():
             one = rows(table, arm=arm, measure=measure)
             ax.fill_between(one["place"], one["low"], one["high"], color=color, alpha=0.12, lw=0)
             ax.plot(one["place"], one["mean"], color=color, ls=dashes, lw=1.3, label=label)
+    for ax in axes[:3]:
         ax.axhline(0.0, color=QUIET, lw=0.6, zorder=0)
     for ax in axes[:2]:
         ax.set_xlabel("margin m, nats")
         ax.set_xlim(0.0, GRID[-1])
-    axes[0].set_ylabel("change, nats")
+        ax.set_ylabel("change, nats")
     axes[2].set_xlabel("updates")
     axes[2].set_ylabel("margin m, nats")
-    for letter, ax, words in zip("ABC", axes, ("chosen", "untrained", "growth"), strict=True):
+    axes[3].set_xlabel("gap ℓ₊ − ℓ₋, nats")
+    axes[3].set_ylabel("log π, nats")
+    words_of = ("chosen", "untrained", "growth", "untrained at equal gap")
+    for letter, ax, words in zip("ABCD", axes, words_of, strict=True):
         title(ax, letter, words)
     handles, labels = axes[2].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, handlelength=2.2)
@@ -130,6 +152,11 @@ def check(table: Mapping[str, Any]) -> None:
         for measure in PROBES:
             gain = at("projected", measure, m) - at("plain", measure, m)
             require(0.0 < gain < 0.2 * m, f"{measure} at {m:g}: {gain:+.2f} by projection, not a little")
+    starts = {arm: at(arm, "start", 0.0) for arm in BOTH}
+    require(6.0 < starts["plain"] < 12.0, f"DPO begins at a gap of {starts['plain']:.2f}, not about 10.35")
+    require(abs(starts["extend"]) < 0.7, f"extend leaves a gap of {starts['extend']:+.2f}, not about .18")
+    apart = at("plain", "level", 16.0) - at("extend", "level", 16.0)
+    require(2.5 < apart < 5.5, f"at a gap of 16: {apart:.2f} lower after extend, not about 3.9")
     top = float(curve("ipo", "margin").max())
     require(4.0 < top < 5.5, f"IPO: its margin comes to {top:.2f}, its target is 5")
     ends = {arm: float(curve(arm, "margin")[-1]) for arm in (*LOOKS, *SLOW)}

@@ -1,18 +1,19 @@
 """What SFT does to every kind of response, in tiny transformers: the paper's Figure 3, two optimisers, with intervals
 
 Twenty languages that are known exactly, a transformer pretrained on each, SFT on the chosen answers y⁺ to 8 questions
-of each. Changes of summed log-probabilities since the start, means over seeds with 95 % intervals; above RMSprop, the
-paper's optimiser, below plain descent (other scales). A, D: y⁺ rises throughout (`supervised.chosen-rises`) and by more
-than any other (`supervised.chosen-rises-most`); the same in other words and the same form with another meaning end far
-below it. B, E: the model's own answers fall from the start, the rejected one y⁻ among them
-(`supervised.own-answers-fall`; that they rise first is refuted: `supervised.similar-bell`). C, F: the taught answer to
-another question rises, though wrong here (`supervised.other-answers-rise-early`); under plain descent it has come back
-in the end (`supervised.other-answers-rise` is open); an untaught question's falls (`supervised.untaught-rise-less`).
-The words of y⁺ in random order rise with RMSprop and in the end fall under plain descent (`supervised.shuffled-fall`:
-it depends). G, H: where a model's wrong answers come from. Of the chances to name another question's fact of the same
-relation, the share taken: of a taught question's more than before, asked a taught question
-(`supervised.borrows-taught-facts`) or an untaught one (`supervised.borrows-when-untaught`); of an untaught question's
-as before.
+of each until they have kept 22 % of their loss. Changes of summed log-probabilities since the start, means over seeds
+with 95 % intervals; above RMSprop, the paper's optimiser, below plain descent (other scales). A, D: y⁺ rises throughout
+(`supervised.chosen-rises`) and by more than any other (`supervised.chosen-rises-most`); the same in other words and the
+same form with another meaning end far below it; that they rise first is not sure (`supervised.similar-bell` is open).
+B, E: the model's own answers fall, the rejected one y⁻ among them (`supervised.own-answers-fall`): in expectation
+samples of the starting policy must, whatever is taught; only how far is news. C, F: the taught answer to another
+question rises, though wrong here (`supervised.other-answers-rise-early`); in the end it is past its height, and under
+plain descent no longer surely up (`supervised.other-answers-rise` is open); an untaught question's falls
+(`supervised.untaught-rise-less`). The words of y⁺ in random order rise with RMSprop; under plain descent they have come
+down in the end, not surely enough for a verdict (`supervised.shuffled-fall` is open). G, H: where a model's wrong
+answers come from. Of the chances to name another question's fact of the same relation, the share taken: of a taught
+question's more than before, asked a taught question (`supervised.borrows-taught-facts`) or an untaught one
+(`supervised.borrows-when-untaught`); of an untaught question's as before.
 """
 
 from __future__ import annotations
@@ -69,20 +70,16 @@ def data(size: str) -> Table:
     columns |= {name: list(values) for name, values in curves.items()}
     for model in NAMES:
         ds = stages(size)[f"tiny {model} sft baseline"]
+        chosen = ds.logp.sel(probe="chosen").mean("example").transpose("seed", "step").values
+        shares = {("left", "left", -1): chosen[:, -1] / chosen[:, 0]}  # of the loss of chosen
         for asked in ASKED:
             for what in SAID:
-                shares = ds[f"eval_{asked}{what}"].values
-                for k in (0, -1):
-                    row = (
-                        "said",
-                        model,
-                        f"said {asked}{what}",
-                        int(ds.step.values[k]),
-                        len(shares),
-                        *interval(shares[:, k]),
-                    )
-                    for column, value in zip(columns.values(), row, strict=True):
-                        column.append(value)
+                counted = ds[f"eval_{asked}{what}"].values
+                shares |= {("said", f"said {asked}{what}", k): counted[:, k] for k in (0, -1)}
+        for (panel, kind, k), values in shares.items():
+            row = (panel, model, kind, int(ds.step.values[k]), len(values), *interval(values))
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
     return {name: np.array(values) for name, values in columns.items()}
 
 
@@ -159,5 +156,10 @@ def check(table: Mapping[str, Any]) -> None:
     shuffled = {model: end(table, model, "random_permute") for model in NAMES}
     require(shuffled["rmsprop"][1] > 0.0, f"shuffled words end at {shuffled['rmsprop']} under RMSprop")
     require(shuffled["sgd"][2] < 0.0, f"shuffled words end at {shuffled['sgd']} under plain descent")
-    back = rows(table, run="sgd", kind="irr_train")["mean"]
-    require(back[-1] < 0.5 * back.max(), f"taught elsewhere ends at {back[-1]:.3g} nats of {back.max():.3g} at most")
+    for model in NAMES:  # past its height; the evaluations are few
+        back = rows(table, run=model, kind="irr_train")["mean"]
+        require(
+            0.0 < back[-1] < 0.95 * back.max(), f"{model}: taught elsewhere ends at {back[-1]:.3g} of {back.max():.3g}"
+        )
+        left = rows(table, run=model, kind="left")["mean"][-1]
+        require(abs(left - 0.22) < 0.03, f"{model}: chosen has kept {left:.3g} of its loss")

@@ -1,18 +1,25 @@
 """Improbable, near, or saying what others say? What rejected texts do to untrained answers of transformers
 
 Tiny transformers after SFT; DPO against rejected texts in which three things are set apart that go together otherwise:
-how probable they are (a token in 11 or in 60), how near their contexts are to those of other answers (mean cosine of
-hidden states), how many next tokens they share with untrained answers in like contexts. Changes of a mean untrained
-answer, in eight settings: SGD or RMSprop, the head or all layers, without or with (+) a feature common to all hidden
-states. A: main effects where the margin has grown by 8 nats. Shared next tokens cost untrained answers, in each setting
-(`similarity.shared-labels-displace`, `similarity.shared-labels-displace-everywhere`); rare texts harm them no more than
-likely ones (`similarity.rare-texts-displace`, `similarity.labels-outweigh-probability`), and contexts that are near
-without words in common do nothing that can be seen (`similarity.near-contexts-displace`). B: the same after eight
-updates at one learning rate (`similarity.shared-labels-displace-per-update`). C: rejected texts as they come, at that
-margin: the model's own answers and right answers to other prompts do more harm than y⁺ in another order or nearly
-random text (`similarity.own-answers-displace`). So choose rejected texts that say least of what must stay, not likely
-or unlikely ones. After one update rare texts do cost more (`similarity.rare-first-push`): with few updates, pushes
-that do not fade, or words of π near 1, improbability would matter. Bars: 95 % intervals over seeds.
+how probable they are (rare: 5.7 times less a token), how near their contexts are to those of test answers (cosine of
+hidden states up by 1.8 SD of the candidates; to their own y⁺, too, .156 → .250), how many next tokens they share with
+test answers in like contexts (1.3 SD more). Changes of a mean test answer, never trained on, in eight settings: SGD or
+RMSprop, the head or all layers, without or with (+) a feature common to all hidden states. A: main effects where the
+margin has grown by 8 nats. Next tokens shared with test answers cost these, in each setting
+(`similarity.shared-labels-displace`, `similarity.shared-labels-displace-everywhere`), and at these doses more than the
+others change in either direction (`similarity.labels-outweigh-probability`, `similarity.labels-outweigh-nearness`).
+What rarity and nearness do is open (`similarity.rare-texts-displace`, `similarity.near-contexts-displace`): over all
+settings rare texts spare by .14 [−.09, .36] nats, on seeds 5000 to 5019 by .37 [.08, .67]; near ones cost .03
+[−.27, .34], there .25 [.02, .49]. Overlap with *chosen* answers was not matched (.049 for likely, .036 for rare): given
+it, shared next tokens go from −1.31 [−1.57, −1.04] to −.91 [−1.96, .14], so that sharing with test answers and with
+chosen ones cannot be told apart. B: the same after eight updates at one learning rate
+(`similarity.shared-labels-displace-per-update`); under SGD near ones may cost more
+(`similarity.near-contexts-displace-under-descent`). C: rejected texts as they come, at that margin: the model's own
+answers and right answers to other prompts do more harm than y⁺ in another order or nearly random text
+(`similarity.own-answers-displace`). In this language, at these doses, it is worth more to choose rejected texts that
+say little of what must stay than likely or unlikely ones. After one update rare texts do cost more in the head
+(`similarity.rare-first-push`): with few updates, pushes that do not fade, or words of π near 1, improbability would
+matter. Bars: 95 % intervals over seeds; a seed that does not reach the margin is left out, in C one of 20 at most.
 """
 
 from __future__ import annotations
@@ -140,17 +147,17 @@ def check(table: Mapping[str, Any]) -> None:
         whole = {factor: float(found[:, 0].mean()) for factor, found in means.items()}
         require(whole["labels"] < 0.0, f"{panel}: shared words cost {-whole['labels']:.3g} nats")
         most = max(abs(whole["probability"]), abs(whole["contexts"]))
-        few = panel == AFTER and not sure  # five seeds tell little of what nearness does after updates
+        vague = panel == AFTER and not sure  # five seeds tell little of what nearness does after updates
         require(
-            few or most < -whole["labels"],
+            vague or most < -whole["labels"],
             f"{panel}: {most:.3g} nats by other factors, {-whole['labels']:.3g} by words",
         )
         if sure:
             require((means["labels"][:, 2] < 0.0).all(), f"{panel}: words do not surely cost in {means['labels']}")
         if sure and panel == AT:
             require((means["probability"][:, 2] > 0.0).all(), "rare texts surely cost more somewhere")
-            near = means["contexts"]
-            require(((near[:, 1] < 0.0) & (near[:, 2] > 0.0)).all(), f"nearness alone does something: {near}")
+    few = int(np.min(table["seeds"]))
+    require(not sure or few >= seeds - 1, f"only {few} of {seeds} seeds reach the margin somewhere")
     for arm in ARMS:
         found = {text: _one(table, ASIS, arm, text)[0] for text in TEXTS}
         worst, best = max(found["temperature 1"], found["another answer"]), min(

@@ -63,6 +63,9 @@ class Sizes:
             if getattr(self, name) < 1:
                 msg = f"{name}: expected at least 1, got {getattr(self, name)}; correct it"
                 raise BadInput(msg)
+        if self.concepts < 2:
+            msg = "concepts: expected at least 2, got 1: an answer could not be wrong; raise it"
+            raise BadInput(msg)
         if self.synonyms < STYLES or self.most < self.least:
             msg = f"synonyms ≥ {STYLES} and most ≥ least expected, got {self.synonyms}, {self.most} and {self.least}"
             raise BadInput(msg)

@@ -120,7 +120,7 @@ class Models:
         """
         self.check(language, seeds=False)
         prompt = np.asarray(prompt)
-        if prompt.ndim != 2 or len(prompt) != len(self) or temperature < 0:
+        if prompt.ndim != 2 or len(prompt) != len(self) or not temperature >= 0:
             msg = f"expected prompts ({len(self)}, N) and a temperature ≥ 0, got {prompt.shape} and {temperature}"
             raise BadInput(f"{msg}; a row of prompts a model")
         rngs = [np.random.default_rng([own, seed, SAMPLED]) for own in self.seeds]
@@ -172,9 +172,12 @@ def pretrain(
     2
     """
     models.check(source)
+    if not 0 <= done <= (last := steps if until is None else until) <= steps:
+        msg = f"done, until: expected 0 ≤ done ≤ until ≤ {steps} updates, got {done} and {last}; see `steps`"
+        raise BadInput(msg)
     rule, flat = Optimizer("adamw"), models.flat.clone()
     memory = rule.resumed(flat, memory)
-    for k in range(done, steps if until is None else until):
+    for k in range(done, last):
         inputs, labels = (torch.from_numpy(a).to(flat.device) for a in source.batch(models.seeds, k, batch))
         leaf = flat.requires_grad_()
         z = models.logits(inputs, leaf)[:, :, -labels.shape[-1] :]

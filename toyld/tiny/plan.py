@@ -16,6 +16,7 @@ thread. It is the same on a GPU.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,11 +98,16 @@ class Plan:
         if bad := [name for name in (*above, "copies", "threads") if not 0 < getattr(self, name) < np.inf]:
             msg = f"{bad[0]}: expected a finite number > 0, got {getattr(self, bad[0])}"
             raise BadInput(msg)
-        if max(self.lr, self.sft_lr, self.pretrain_lr) > LARGEST:
-            msg = f"lr, sft_lr, pretrain_lr: expected rates up to {LARGEST:.0e}, got a larger one; lower it"
+        for name in ("lr", "sft_lr", "pretrain_lr"):
+            if getattr(self, name) > LARGEST:
+                msg = f"{name}: expected a rate up to {LARGEST:.0e}, got {getattr(self, name):g}; lower it"
+                raise BadInput(msg)
+        if self.threads > (most := os.cpu_count() or 1):
+            msg = f"threads: expected at most the {most} of this machine, got {self.threads}; lower it"
             raise BadInput(msg)
-        if not 0 < self.parameters.get("beta", 1.0) < np.inf:
-            msg = f"beta: expected a finite number > 0, got {self.parameters['beta']}; β < 0 turns the preference round"
+        if not 0 < self.parameters.get("beta", 1.0) <= LARGEST:
+            got = self.parameters["beta"]
+            msg = f"beta: expected a number > 0, up to {LARGEST:.0e}, got {got}; β < 0 turns the preference round"
             raise BadInput(msg)
         if not self.seeds or min(self.seeds) < 0 or max(self.seeds) >= 2**31:
             msg = f"seeds: expected at least one, from 0 to 2^31 − 1, got {list(self.seeds)[:5]}"

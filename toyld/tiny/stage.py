@@ -66,8 +66,11 @@ class Scene:
 
 
 def scene(data: Texts, kinds: Sequence[str], models: Models, /) -> Scene:
-    """The rows of some kinds, kind by kind; a kind that is not there raises BadInput."""
+    """The rows of some kinds, kind by kind; a kind that is not there, or named twice, raises BadInput."""
     models.check(data.language)
+    if len(set(kinds)) < len(kinds):
+        msg = f"kinds: expected each once, got {', '.join(kinds)}; drop what is named twice"
+        raise BadInput(msg)
     if missing := [kind for kind in kinds if kind not in data.texts]:
         msg = f"kinds: expected some of {', '.join(data.texts)}, got {', '.join(missing)}; make them first"
         raise BadInput(msg)
@@ -176,7 +179,8 @@ def train(
         advantages: side → (P,), (S, P) or (S, P, T). groups: (P,) or (S, P), what GRPO compares within.
         layers: "all", or "head": the hidden states stay as they are.
         centre: weights of linear layers learn from centred inputs (K6).
-        batch: rows an update; all by default. Each pass has an order of its own.
+        batch: rows an update; all by default. Each pass has an order of its own, and leaves out what does not fill a
+            batch at its end.
         until: a member whose mean loss has come down to this stays as it is then.
         warmup: updates over which the rate rises linearly to its full size; RMSprop's first ones are large without.
         done: updates of this stage that the models have behind them already; then memory and reference are its own.

@@ -13,6 +13,10 @@ slot, true and false concepts in rare words, y⁺ in another order, random words
 
 is measured, and a text of every combination of levels picked, the one that lies nearest to all targets at once. So the
 factors, which go together in texts as they come (what is probable has the words of other answers), are set apart.
+
+What a text shares of next tokens with *chosen* answers is not measured, and so not matched: in the measure of `labels`
+it is .049 for likely and .036 for rare texts, .81 standard deviations of a pool. And `test` takes `plus` along: near
+texts have cosines of .250 to their own y⁺, far ones .156.
 """
 
 from __future__ import annotations

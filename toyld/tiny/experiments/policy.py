@@ -6,12 +6,14 @@ are right (`toyld.tiny.reinforce`). Five designs, the seeds as units, each a tab
 - `signs`: 8 iterations of 8 answers a prompt. "signed +" pushes right answers up by 1, "signed −" wrong ones down by 1
   (PSR and NSR); "group", "group +", "group −" have GRPO's advantages, all or those of one sign. Matched in iterations,
   answers and rate, so that the two signs have one expected gradient (signed: `policy.psr-equals-nsr`) or one total
-  weight (group: `policy.grpo-weights`).
+  weight (group: `policy.grpo-weights`). "signed −, small steps" has a quarter of the rate and four times the
+  iterations: the sum of its rates is that of "signed −", its steps are as long as those of "signed +".
 - `noise`: gradients of "signed +" and "signed −" at the start, of 8 independent samples of that size.
 - `inner`: 6 updates on one sample with "group" advantages: "ppo", or "bare", without ratio and clip.
 - `displacement`: one update on 16 answers a prompt: "group", and "group +" from the same answers; of models taught for
   as long (attr `taught` 40) or twice as long (80, nearly half of the answers right), at two rates. Of every prompt with
-  right and wrong answers the mean change of log π of the right ones, and GWHES, computed beforehand.
+  right and wrong answers the mean change of log π of the right ones, and two numbers known beforehand: GWHES and
+  −log π of the right ones, what anybody would guess from.
 - `behaviour`: 6 iterations that only push wrong answers down: the models' "own"; "hot" ones, which they sample at
   temperature 2; those of the "frozen" models of the start; the same under "frozen, ppo". As many answers, updates each.
 
@@ -22,7 +24,8 @@ Settings, each with its reason, fixed on seeds from 1000 on:
 - Rates are for 8 prompts and grow with their number, for losses are means over prompts.
 - Plain descent: the size of a push is what is asked about, and an optimiser that divides it out would hide it.
 - signs: rates .1 (signed) and .07 (group, whose advantage of a right answer is 2.6 at that start) nearly double the
-  share of right answers in 8 iterations; at three times these "signed −" destroys its models.
+  share of right answers in 8 iterations; at three times these "signed −" destroys its models. The gradient of
+  "signed −" is four times as long as that of "signed +": hence the rate .025 of its small steps.
 - inner: the rate .05 takes a good half of the rare tokens that are pushed down below ρ = .8 within 6 updates.
 - displacement: the rate of one iteration above, and .02; 16 answers, so that most prompts have some of both kinds.
 - behaviour: the rate .03, at which the models' own wrong answers cost them little.
@@ -56,13 +59,14 @@ __all__ = ["BEHAVIOURS", "SIGNS", "K", "begun", "behaviour", "displacement", "in
 Floats = NDArray[np.float64]
 SFT_UPDATES = 40
 SAMPLES, ITERATIONS = 8, 8
-# Arm: how advantages are made, weights of both signs, rate.
-SIGNS: Mapping[str, tuple[Any, float, float, float]] = {
-    "signed +": ("signed", 1.0, 0.0, 0.1),
-    "signed −": ("signed", 0.0, 1.0, 0.1),
-    "group": ("group", 1.0, 1.0, 0.07),
-    "group +": ("group", 1.0, 0.0, 0.07),
-    "group −": ("group", 0.0, 1.0, 0.07),
+# Arm: how advantages are made, iterations; weights of both signs, rate.
+SIGNS: Mapping[str, tuple[tuple[Any, int], tuple[float, float, float]]] = {
+    "signed +": (("signed", ITERATIONS), (1.0, 0.0, 0.1)),
+    "signed −": (("signed", ITERATIONS), (0.0, 1.0, 0.1)),
+    "signed −, small steps": (("signed", 4 * ITERATIONS), (0.0, 1.0, 0.025)),
+    "group": (("group", ITERATIONS), (1.0, 1.0, 0.07)),
+    "group +": (("group", ITERATIONS), (1.0, 0.0, 0.07)),
+    "group −": (("group", ITERATIONS), (0.0, 1.0, 0.07)),
 }
 # Arm: objective, temperature, whether the models of the start answer throughout.
 BEHAVIOURS: Mapping[str, tuple[Any, float, bool]] = {
@@ -126,21 +130,21 @@ def _answered(models: Models, start: World, members: Sequence[int]) -> dict[str,
 def signs(start: World, models: Models) -> dict[str, xr.Dataset]:
     """reward: of the answers of an iteration, and in the end of all; the rest before the first and after the last."""
     n, first, out = len(models), _answered(models, start, range(len(models))), {}
-    for kind in dict.fromkeys(how for how, *_ in SIGNS.values()):
-        arms = {name: given for name, given in SIGNS.items() if given[0] == kind}
+    for kind, iterations in dict.fromkeys(how for how, _ in SIGNS.values()):
+        arms = {name: given for name, (how, given) in SIGNS.items() if how == (kind, iterations)}
         members, at = list(range(n)) * len(arms), 0
-        _, plus, minus, rate = (np.repeat(value, n) for value in zip(*arms.values(), strict=True))
+        plus, minus, rate = (np.repeat(value, n) for value in zip(*arms.values(), strict=True))
         how = Practice(samples=SAMPLES, advantage=kind, lr=_rate(start, rate), positive=plus, negative=minus)
         data = start.data.take(members)
         state = State.start(models.take(members), how)
-        state, seen = learn(state, data.language, data.prompts["chosen"], how, until=ITERATIONS)
+        state, seen = learn(state, data.language, data.prompts["chosen"], how, until=iterations)
         last = _answered(state.models, start, members)
         for name in arms:
             own, at = slice(at, at + n), at + n
-            between = [np.full(n, np.nan)] * (ITERATIONS - 1)
+            between = [np.full(n, np.nan)] * (iterations - 1)
             columns = {key: [first[key], *between, last[key][own]] for key in first}
             columns["reward"] = [*seen["reward"][:, own], last["right"][own]]
-            out[f"policy, signs, {name}"] = _table(columns, range(ITERATIONS + 1), models, name, "signs")
+            out[f"policy, signs, {name}"] = _table(columns, range(iterations + 1), models, name, "signs")
     return out
 
 
@@ -151,7 +155,7 @@ def noise(start: World, models: Models) -> dict[str, xr.Dataset]:
     for draw in range(DRAWS):
         said = ask_models(models, start.language, prompts, samples=SAMPLES, draw=LATER + 1 + draw)
         for arm, kept in found.items():
-            _, plus, minus, _ = SIGNS[arm]
+            plus, minus, _ = SIGNS[arm][1]
             how = Practice(samples=SAMPLES, positive=plus, negative=minus)
             kept.append(Round(models, start.language, said, how).gradient(models))
 
@@ -200,8 +204,9 @@ def inner(start: World, models: Models) -> dict[str, xr.Dataset]:
 def displacement(start: World, models: Models) -> dict[str, xr.Dataset]:
     """Over prompts with both kinds of answers, after one update: gain of log π of the right ones, share that fell.
 
-    right: share of right answers before. foretold: rank correlation of −GWHES with the gain. loss_foretold: of the part
-    of GWHES that wrong answers make with how much less the gain is than under the positive half.
+    right: share of right answers before. foretold: rank correlation of −GWHES with the gain; surprise: of −log π of the
+    right answers before. loss_foretold: of the part of GWHES that wrong answers make with how much less the gain is
+    than under the positive half.
     """
     more, out = _taught(start, models, SFT_UPDATES), {}
     for level in (1, 2):
@@ -213,12 +218,16 @@ def displacement(start: World, models: Models) -> dict[str, xr.Dataset]:
         given = advantages(said.reward, "group")
         score = {"group": gwhes(one, now, given), "group +": gwhes(one, now, np.maximum(given, 0.0))}
         before = one.errors(one.logits)[1]
+
+        def of_rights(token: torch.Tensor, one: Round = one, given: Floats = given) -> Floats:
+            total = torch.where(one.mask, token, 0.0).sum(-1).double().cpu().numpy()
+            return of_right(total.reshape(given.shape), one.said.reward)
+
         for rate in (rate for at, rate in LEVELS if at == level):
             gain = {}
             for arm, g in step.items():
                 after = one.errors(one.read(replace(now, flat=now.flat - _rate(start, rate) * g)))[1]
-                moved = torch.where(one.mask, after - before, 0.0).sum(-1).double().cpu().numpy()
-                gain[arm] = of_right(moved.reshape(given.shape), said.reward)
+                gain[arm] = of_rights(after - before)
             for arm in gain:
                 taught = level * SFT_UPDATES
                 model = f"taught {taught}, rate {rate:g}"
@@ -227,6 +236,7 @@ def displacement(start: World, models: Models) -> dict[str, xr.Dataset]:
                     "gain": known_mean(gain[arm]),
                     "fell": known_mean(np.where(np.isnan(gain[arm]), np.nan, gain[arm] < 0)),
                     "foretold": ranks(-score[arm], gain[arm]),
+                    "surprise": ranks(-of_rights(before), gain[arm]),
                     "loss_foretold": ranks(score["group"] - score["group +"], gain["group +"] - gain["group"]),
                 }
                 ds = _table({key: [value] for key, value in columns.items()}, [1], models, arm, "displacement")

@@ -16,8 +16,8 @@ correlation with Δ (what is left of that when offset and size are forgiven), an
 
 Settings: plain descent, whose kernel needs no memory; SFT of 40 updates, which takes chosen to a third of its surprise;
 40 of DPO at a third of the rate that others take, so that the first of them moves the margin by one nat and not by
-three. Closed forms run longer than the network, so that the slower of them may get there; where one does not, paced
-columns are NaN.
+three: what a kernel explains of that update depends on it. Closed forms run longer than the network, so that the slower
+of them may get there; where one does not, paced columns are NaN.
 """
 
 from __future__ import annotations

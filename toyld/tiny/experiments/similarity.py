@@ -3,10 +3,10 @@
 All start from one policy a seed, after SFT (`_pairs.taught`), and give DPO other y⁻:
 
 - *texts*: real texts in which three factors are set apart that go together otherwise (`_negatives`): probable or rare
-  under the policy × contexts near to those of other answers or far × next tokens shared with them in like contexts or
-  not, 2 × 2 × 2; crossed with a feature common to all hidden states (none, or half of the mean square of a hidden
-  state), the optimiser (SGD, RMSprop) and what trains (the head alone, all layers): 64 tables. eval_text_* of update 0
-  say what was measured of the texts.
+  under the policy × contexts near to those of test answers or far × next tokens shared with test answers in like
+  contexts or not, 2 × 2 × 2 (what is shared with chosen answers is not matched); crossed with a feature common to all
+  hidden states (none, or half of the mean square of a hidden state), the optimiser (SGD, RMSprop) and what trains (the
+  head alone, all layers): 64 tables. eval_text_* of update 0 say what was measured of the texts.
 - *sampled*: y⁻ as it comes: the model's own answers (temperature 1), those at temperature 16, the right answer to a
   prompt that is neither trained nor tested, y⁺ in another order.
 - *factorial*: interventions on the head alone, exact: the Gram matrix of the hidden states, own answers as y⁻; at the
@@ -49,6 +49,7 @@ __all__ = [
     "SIZES",
     "Setting",
     "Size",
+    "common_size",
     "coupled",
     "factorial",
     "first",
@@ -140,19 +141,24 @@ def _ordered(models: Models, data: Texts, each: int) -> tuple[dict[Any, Ints], d
     return chosen, means
 
 
-def _size_of(models: Models, data: Texts) -> np.ndarray:
-    """Root of the mean square of the hidden states along chosen, (S,)."""
+def common_size(models: Models, data: Texts, share: float, /) -> np.ndarray:
+    """Size c (S,) of a common feature that has `share` a of the mean square of a hidden state: a = c² / (c² + ‖h‖²).
+
+    ‖h‖²: mean over the contexts of chosen. 0 ≤ a < 1.
+    """
     language, prompt, text = data.language, data.prompts["chosen"], data.texts["chosen"]
     rows = np.concatenate([language.ask(prompt), np.maximum(text[..., :-1], 0)], -1)
     h = models.hidden(torch.from_numpy(rows))[:, :, 1:].double().numpy()
     there = text >= 0
-    return np.sqrt(((h**2).sum(-1) * there).sum((1, 2)) / there.sum((1, 2)))
+    size = np.sqrt(((h**2).sum(-1) * there).sum((1, 2)) / there.sum((1, 2)))
+    return np.asarray(np.sqrt(share / (1.0 - share)) * size)
 
 
 def _trained(models: Models, data: Texts, size: Size) -> Iterator[xr.Dataset]:
     """The designs *texts* and *sampled*: all conditions of a setting in one call."""
     ordered, means = _ordered(models, data, size.each)
-    asis, scale, seeds = negatives(models, data), _size_of(models, data), len(models)
+    asis, seeds = negatives(models, data), len(models)
+    sizes = {share: common_size(models, data, share) for share in (0.0, HALF)}
     for setting in SETTINGS:
         plan: list[tuple[float, Ints, dict[str, Any], dict[str, np.ndarray]]] = []
         for share in setting.rates:
@@ -160,14 +166,13 @@ def _trained(models: Models, data: Texts, size: Size) -> Iterator[xr.Dataset]:
                 plan.append((share, text, {"design": "texts", **dict(zip(FACTORS, cell, strict=True))}, means[cell]))
             if (setting.optimizer, setting.layers, share) in SAMPLED:
                 plan += [(share, text, {"design": "sampled", "text": name}, {}) for name, text in asis.items()]
-        shares = np.repeat([share for share, *_ in plan], seeds)
         members = np.tile(np.arange(seeds), len(plan)).tolist()
-        common = np.sqrt(shares / (1.0 - shares)) * np.tile(scale, len(plan))
+        common = np.concatenate([sizes[share] for share, *_ in plan])
         run = train(
             models.take(members, common=common.tolist()),
             data.take(members).also({"rejected": np.concatenate([text for _, text, *_ in plan])}),
             objectives.get("dpo", beta=BETA),
-            lr=np.array([size.pace * setting.rates[share] for share in shares]),
+            lr=np.repeat([size.pace * setting.rates[share] for share, *_ in plan], seeds),
             steps=size.steps, at=size.at, warmup=setting.warmup, rejected="rejected", kinds=KINDS,
             optimizer=RECIPES[setting.optimizer].optimizer, layers=setting.layers,
         )  # fmt: skip
