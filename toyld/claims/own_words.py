@@ -115,7 +115,7 @@ OWN = ("rejected", "reject_gptsemantic", "chosen_initial")
     rungs=("tiny",),
     experiment=STAGES,
     expect="holds",
-    why="the size is what is measured: 4.5 nats with RMSprop, 6.5 with plain descent, where chosen has kept 22 % of "
+    why="the size is what is measured: 4.5 nats with RMSprop, 6.5 with plain descent, where chosen keeps a quarter of "
     "its loss (4.5 and 6.2 on 20 other seeds). Taught random words instead, the rejected one falls by more (6.7 and "
     "13.2 nats beside 5.4 and 7.8, on 12 other seeds)",
 )

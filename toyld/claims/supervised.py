@@ -112,7 +112,7 @@ def similar_bell(ds: xr.Dataset) -> Effect:
         "tiny": (
             "open",
             "+2.1 ± .8 nats with RMSprop, +1.8 ± 1.0 under plain descent (p = .001; 1.5 ± .9 on 20 other seeds), where "
-            "chosen has kept 22 % of its loss; the latter is past its height (2.4) and falls: .4 ± 1.3 at 9 %",
+            "chosen has kept a quarter of its loss; the latter is past its height (2.4) and falls: .4 ± 1.3 at 9 %",
         ),
         "published": ("open", _NO_RUN),
     },
@@ -174,7 +174,7 @@ def untaught_rise_less(ds: xr.Dataset) -> Effect:
         "tiny": (
             "open",
             "with RMSprop no: the shuffled chosen response has gained 2.0 nats; under plain descent it rises by .5 and "
-            "has lost 2.0 ± 1.1 (p = 4e-4; 1.2 ± 1.0 on 20 other seeds) where chosen has kept 22 % of its loss",
+            "has lost 2.0 ± 1.1 (p = 4e-4; 1.2 ± 1.0 on 20 other seeds) where chosen has kept a quarter of its loss",
         ),
         "published": ("open", _NO_RUN),
     },

@@ -1,14 +1,14 @@
 """What SFT does to every kind of response, in tiny transformers: the paper's Figure 3, two optimisers, with intervals
 
 Twenty languages that are known exactly, a transformer pretrained on each, SFT on the chosen answers y⁺ to 8 questions
-of each until they have kept 22 % of their loss. Changes of summed log-probabilities since the start, means over seeds
-with 95 % intervals; above RMSprop, the paper's optimiser, below plain descent (other scales). A, D: y⁺ rises throughout
-(`supervised.chosen-rises`) and by more than any other (`supervised.chosen-rises-most`); the same in other words and the
-same form with another meaning end far below it; that they rise first is not sure (`supervised.similar-bell` is open).
-B, E: the model's own answers fall, the rejected one y⁻ among them (`supervised.own-answers-fall`): in expectation
-samples of the starting policy must, whatever is taught; only how far is news. C, F: the taught answer to another
-question rises, though wrong here (`supervised.other-answers-rise-early`); in the end it is past its height, and under
-plain descent no longer surely up (`supervised.other-answers-rise` is open); an untaught question's falls
+of each until they have kept a quarter of their loss. Changes of summed log-probabilities since the start, means over
+seeds with 95 % intervals; above RMSprop, the paper's optimiser, below plain descent (other scales). A, D: y⁺ rises
+throughout (`supervised.chosen-rises`) and by more than any other (`supervised.chosen-rises-most`); the same in other
+words and the same form with another meaning end far below it; that they rise first is not sure (`supervised.similar-
+bell` is open). B, E: the model's own answers fall, the rejected one y⁻ among them (`supervised.own-answers-fall`): in
+expectation samples of the starting policy must, whatever is taught; only how far is news. C, F: the taught answer to
+another question rises, though wrong here (`supervised.other-answers-rise-early`); in the end it is past its height, and
+under plain descent no longer surely up (`supervised.other-answers-rise` is open); an untaught question's falls
 (`supervised.untaught-rise-less`). The words of y⁺ in random order rise with RMSprop; under plain descent they have come
 down in the end, not surely enough for a verdict (`supervised.shuffled-fall` is open). G, H: where a model's wrong
 answers come from. Of the chances to name another question's fact of the same relation, the share taken: of a taught
@@ -162,4 +162,4 @@ def check(table: Mapping[str, Any]) -> None:
             0.0 < back[-1] < 0.95 * back.max(), f"{model}: taught elsewhere ends at {back[-1]:.3g} of {back.max():.3g}"
         )
         left = rows(table, run=model, kind="left")["mean"][-1]
-        require(abs(left - 0.22) < 0.03, f"{model}: chosen has kept {left:.3g} of its loss")
+        require(abs(left - 0.24) < 0.04, f"{model}: chosen has kept {left:.3g} of its loss")
