@@ -201,6 +201,7 @@ def check_stage(world: Scene, objective: Any, numbers: Mapping[str, Any], /, *st
     """Refuse what is of another kind or of another world, before anything is computed."""
     if isinstance(objective, type) or not hasattr(objective, "loss"):
         msg = f"objective: expected one of toyld.objectives, got {objective!r}; write objectives.get(NAME)"
+        msg += ", or register one of your own"
         raise BadInput(msg)
     for name, value in numbers.items():
         got = np.zeros(()) if value is None else on_host(value)

@@ -170,7 +170,8 @@ def train(
 
     Args:
         models, data: member by member; see `Models.take` and `Texts.take` for conditions that share a seed.
-        objective: of `toyld.objectives`; a parameter may be an array (S,), one value a member.
+        objective: of `toyld.objectives` (its docstring says how to register one of your own); a parameter may be an
+            array (S,), one value a member.
         lr: η, a number or one a member (S,).
         steps: updates.
         optimizer: plain descent by default; RMSprop is the paper's. memory: what it remembers, fresh by default.
