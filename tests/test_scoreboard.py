@@ -111,7 +111,8 @@ def test_the_board_fails_where_any_cell_surprises(monkeypatch, capsys):
     from toyld.cli import claims as command
 
     for cell, code in (("refuted", 1), ("undecided", 0)):
-        monkeypatch.setitem(scoreboard.SERVES, "contexts", lambda *_: result("contexts", "holds"))
+        for rung in ("contexts", "tiny"):
+            monkeypatch.setitem(scoreboard.SERVES, rung, lambda *_, rung=rung: result(rung, "holds"))
         monkeypatch.setitem(scoreboard.SERVES, "published", lambda *_, verdict=cell: result("published", verdict))
         monkeypatch.setattr(claims, "evaluate", lambda *_, rung, verdict=cell, **__: result(rung, verdict))
         assert command(("preference.argmax-rises",)) == code
@@ -142,8 +143,8 @@ def test_run_claims_on_the_board_are_plain_json_and_do_not_depend_on_what_is_ask
 
 SHARED = [  # a test, and what goes to the same worker with it
     ("tests/claims/test_claims.py::test_on_runs[displacement.common-amplifies]", "contexts"),
-    ("tests/claims/test_claims.py::test_on_runs[preference.argmax-rises]", "contexts"),
-    ("theory/test_book.py::test_chapter[11_real_runs]", "contexts"),
+    ("tests/claims/test_claims.py::test_on_runs[preference.argmax-rises]", "tiny"),
+    ("theory/test_book.py::test_chapter[11_real_runs]", "tiny"),
     ("tests/claims/test_claims.py::test_a[sft.mirror]", "tests/claims/test_claims.py::test_a[sft.mirror]"),
     ("theory/test_book.py::test_chapter[01_one_step]", "theory/test_book.py::test_chapter[01_one_step]"),
     ("tests/test_house.py::test_a[toyld/cli.py]", "tests/test_house.py"),

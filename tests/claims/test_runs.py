@@ -115,6 +115,16 @@ CASES = {
         ([sft(irr_hum=BELL)], "none measured of chosen_initial"),
     ),
     "supervised.other-answers-rise": ([sft(irr_train=UP)], [sft(irr_train=DOWN)], ([sft()], "not measured: irr_train")),
+    "supervised.other-answers-rise-early": (
+        [sft(irr_train=BELL)],
+        [sft(irr_train=DOWN)],
+        ([sft()], "not measured: irr_train"),
+    ),
+    "supervised.chosen-rises-most": (
+        [sft(**dict.fromkeys(OBSERVED, DOWN))],
+        [sft(**{"rejected": [-90.0, -60.0, -40.0, -30.0], **dict.fromkeys(OBSERVED[1:], DOWN)})],
+        ([sft(rejected=DOWN)], "2 response(s) measured, at least 4 needed"),
+    ),
     "supervised.untaught-rise-less": (
         [sft(irr_train=UP, irr_test=FLAT)],
         [sft(irr_train=FLAT, irr_test=UP)],
@@ -734,7 +744,7 @@ def test_a_rung_with_experiments_is_one_family_and_survives_a_broken_check(monke
     found, errors = make("contexts")
     whole = {id for id, c in claims.every().items() if isinstance(c, RunClaim) and "contexts" in c.rungs}
     assert seen == [whole - {broken}]
-    assert set(RUN_CLAIMS) - set(ON_LOGS) < whole
+    assert {id for id, c in RUN_CLAIMS.items() if "contexts" in c.rungs} < whole
     assert {result.rung for result in found.values()} == {"contexts"}
     assert found["preference.margin-grows"].verdict == "holds"
     monkeypatch.setattr(rungs, "_family", lambda _: (found, errors))
