@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from toyld.tiny.language import PAD, Language
+from toyld.tiny.language import PAD, Language, drawn
 from toyld.tiny.models import Models
-from toyld.tiny.stacks import linear, views
+from toyld.tiny.stacks import linear, normed, views
 
 __all__ = ["Decoder", "answers"]
 
@@ -45,8 +45,7 @@ class Decoder:
             return linear(theta[f"{name}.weight"], theta.get(f"{name}.bias"), x, None, None)
 
         def norm(name: str, x: torch.Tensor) -> torch.Tensor:
-            plain = functional.layer_norm(x, (shape.width,))
-            return torch.addcmul(theta[f"{name}.bias"][:, None], plain, theta[f"{name}.weight"][:, None])
+            return normed(theta[f"{name}.weight"], theta[f"{name}.bias"], x)
 
         with torch.no_grad():
             place = torch.arange(s, device=token.device)[:, None] * shape.classes
@@ -98,7 +97,7 @@ def answers(
         z = reader.read(torch.from_numpy(last).to(device)).double().cpu().numpy()
         p = np.exp((z - z.max(-1, keepdims=True)) / heat)
         u = np.stack([rng.random(n) for rng in rngs])[..., None] * p.sum(-1, keepdims=True)
-        token = (p.cumsum(-1) < u).sum(-1).clip(max=z.shape[-1] - 1)
+        token = drawn(p, u)
         text[..., t] = np.where(done, PAD, token)
         done |= token == 0
         if done.all():

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from toyld.checked import BadInput
 
-__all__ = ["PAD", "STYLES", "Language", "Sizes", "draw", "sequences"]
+__all__ = ["PAD", "STYLES", "Language", "Sizes", "draw", "drawn", "sequences"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -186,14 +186,14 @@ class Language:
                 there = said[i, :, k] != PAD if k < self.sizes.most else np.zeros(n, bool)
                 before = text[i, :, t - 1] > 0 if t else np.ones(n, bool)
                 if t % 2 == 0:
-                    fresh = (self.chain[i, style, last].cumsum(-1) < u).sum(-1).clip(max=self.sizes.function_words - 1)
+                    fresh = drawn(self.chain[i, style, last], u)
                     given = fresh if like is None else np.asarray(like)[i, :, t] - self.functions
                     known = (given >= 0) & (given < self.sizes.function_words)
                     last = np.where(known, given, fresh)
                     token, ends = self.functions + last, 0
                 else:
                     own = self.word[i, style, np.maximum(said[i, :, k], 0)]
-                    way = (own.cumsum(-1) < u).sum(-1).clip(max=self.sizes.synonyms - 1)
+                    way = drawn(own, u)
                     token, ends = self.words + said[i, :, k] * self.sizes.synonyms + way, PAD
                 text[i, :, t] = np.where(there, token, np.where(before, ends, PAD))
         return text
@@ -214,7 +214,7 @@ class Language:
             each = self._slot(prompt, t, last, knowledge)
             p = (belief[..., None] * each).sum(2)
             u = np.stack([rng.random(n) for rng in rngs])[..., None] * p.sum(-1, keepdims=True)
-            token = (p.cumsum(-1) < u).sum(-1).clip(max=self.sizes.classes - 1)
+            token = drawn(p, u)
             text[..., t] = np.where(open_, token, PAD)
             belief, last = self._heard(belief, each, last, token)
             open_ &= token != 0
@@ -262,6 +262,15 @@ class Language:
         # Behind what no style can say, or an end, nothing is known: without slips 0/0.
         belief = np.where(total > 0, belief / np.where(total > 0, total, 1.0), 1.0 / STYLES)
         return belief, np.where(inside, place, last)
+
+
+def drawn(p: Floats, u: Floats, /) -> Ints:
+    """The class (…) at which weights p (…, V), added up, come to u (…, 1).
+
+    >>> drawn(np.array([[0.2, 0.5, 0.3], [0.2, 0.5, 0.3]]), np.array([[0.1], [0.9]])).tolist()
+    [0, 2]
+    """
+    return np.asarray((p.cumsum(-1) < u).sum(-1).clip(max=p.shape[-1] - 1))
 
 
 def draw(sizes: Sizes, seeds: Sequence[int], /) -> Language:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from toyld.checked import BadInput
-from toyld.tiny.language import PAD, sequences
+from toyld.tiny.language import PAD, drawn, sequences
 from toyld.tiny.network import Shape, Transformer
 from toyld.tiny.optimizers import Optimizer
 from toyld.tiny.stacks import Centre, begin, forward, linear, views
@@ -140,7 +140,7 @@ class Models:
             else:
                 p = np.exp((z - z.max(-1, keepdims=True)) / temperature)
                 u = np.stack([rng.random(prompt.shape[1]) for rng in rngs])[..., None] * p.sum(-1, keepdims=True)
-                token = (p.cumsum(-1) < u).sum(-1).clip(max=z.shape[-1] - 1)
+                token = drawn(p, u)
             text[..., t] = np.where(done, PAD, token)
             done |= token == 0
         return text

@@ -18,7 +18,7 @@ from torch.nn import functional
 from toyld.checked import BadInput
 from toyld.tiny.network import Shape, Transformer
 
-__all__ = ["Centre", "begin", "forward", "linear", "views"]
+__all__ = ["Centre", "begin", "forward", "linear", "normed", "views"]
 
 Theta = Mapping[str, torch.Tensor]
 Where = Literal["head", "all"]
@@ -89,8 +89,7 @@ def forward(
         return linear(theta[f"{name}.weight"], theta.get(f"{name}.bias"), x, how, rows)
 
     def norm(name: str, x: torch.Tensor) -> torch.Tensor:
-        plain = functional.layer_norm(x, (shape.width,))
-        return torch.addcmul(theta[f"{name}.bias"][:, None], plain, theta[f"{name}.weight"][:, None])
+        return normed(theta[f"{name}.weight"], theta[f"{name}.bias"], x)
 
     place = torch.arange(s, device=tokens.device)[:, None] * shape.classes
     table = theta["tokens.weight"].reshape(-1, shape.width)
@@ -107,6 +106,11 @@ def forward(
     if hidden:
         return x.view(s, n, t, -1)
     return layer("head", x, centre).view(s, n, t, -1)
+
+
+def normed(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor, /) -> torch.Tensor:
+    """LayerNorm of x (S, M, d) with weight and bias (S, d)."""
+    return torch.addcmul(bias[:, None], functional.layer_norm(x, x.shape[-1:]), weight[:, None])
 
 
 def linear(
