@@ -7,12 +7,11 @@ nats where nine seeds of ten get there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import xarray as xr
 
-from toyld.claims.centring import EXPERIMENT, K6, leads, mine, pair, reached
+from toyld.claims.centring import EXPERIMENT, K6, leads, only, pair, reached
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.runs import run_claim
 from toyld.trajectory.matched import at_margin
@@ -24,10 +23,6 @@ RUNG, MARGINS, UNTRAINED = "tiny", (5.0, 10.0), "test_chosen"
 SPARED = ("chosen", UNTRAINED)
 OWN = ("hidden", "layers")  # kernels: the network's own
 TAKEN_OFF = ("centred", "projected")
-
-
-def _only(*arms: str) -> Callable[[xr.Dataset], str | None]:
-    return lambda ds: mine(ds) or (None if ds.attrs["arm"] in arms else "the claim is about other arms")
 
 
 @run_claim(
@@ -182,7 +177,7 @@ def mean_is_small(ds: xr.Dataset) -> Effect:
 
 
 def _mean_measured(ds: xr.Dataset) -> str | None:
-    if other := _only("plain")(ds):
+    if other := only("plain")(ds):
         return other
     if "eval_mean_share" not in ds:
         return "not measured"

@@ -31,6 +31,7 @@ __all__ = [
     "crossing",
     "leads",
     "mine",
+    "only",
     "pair",
     "reached",
     "updates_to",
@@ -106,6 +107,11 @@ def mine(ds: xr.Dataset) -> str | None:
     if ds.attrs.get("experiment") != EXPERIMENT:
         return "not a run of the experiment with remedies at equal margin"
     return None if ds.sizes["seed"] > 1 else "one seed: no interval over seeds"
+
+
+def only(*arms: str) -> Callable[[xr.Dataset], str | None]:
+    """Premises of a claim about some arms of the experiment."""
+    return lambda ds: mine(ds) or (None if ds.attrs["arm"] in arms else "the claim is about other arms")
 
 
 def pair(arms: Iterable[str], controls: Iterable[str], where: Iterable[str] | None = None) -> Premise:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from toyld.claims.centring import ENOUGH, EXPERIMENT, crossing, mine, pair, reached, updates_to
+from toyld.claims.centring import ENOUGH, EXPERIMENT, crossing, mine, only, pair, reached, updates_to
 from toyld.claims.effects import Effect, never_below, ranked
 from toyld.claims.runs import run_claim
 from toyld.contexts.experiments.remedies import HALFWAY
@@ -29,10 +29,6 @@ __all__: list[str] = []
 Array = Any
 RUNG, MARGINS, UNTRAINED = "tiny", (5.0, 10.0), "test_chosen"
 SPARED = ("chosen", UNTRAINED)
-
-
-def _only(*arms: str) -> Callable[[xr.Dataset], str | None]:
-    return lambda ds: mine(ds) or (None if ds.attrs["arm"] in arms else "the claim is about other arms")
 
 
 def _level(ds: xr.Dataset, m: float, probe: str) -> Array:
@@ -46,7 +42,7 @@ def _level(ds: xr.Dataset, m: float, probe: str) -> Array:
     "Where all layers train by RMSprop, the chosen answer stands above its start under DPO+NLL and Gate-DPO at margins "
     "of 5 and 10 nats.",
     source="Pang et al. 2024; Mouiche & Bahi 2026",
-    premises=_only("rpo", "gate-dpo"),
+    premises=only("rpo", "gate-dpo"),
     expect="open",
     why="under DPO+NLL it holds, by .53 [.44, .63] nats at 5 and 1.2 at 10 nats of margin; under Gate-DPO in 19 of 20 "
     "seeds at 5 nats, one of which lurches by −2.5 between two evaluations, and in all at 10; on seeds 5000-5019 under "
@@ -282,7 +278,7 @@ BEYOND = 1.2
     "Where all layers train by RMSprop, in 16 updates, IPO's margin comes a fifth beyond its target 1/(2β), 5 nats "
     "here, in no seed at any evaluation, so it is not among the remedies at larger margins.",
     source="Azar et al. 2023, Eq. 17",
-    premises=_only("ipo"),
+    premises=only("ipo"),
     expect="holds",
     why="5.46 nats at most, 5.1 on average over seeds; 5.69 at most on seeds 5000-5019, so that a tenth, 5.5, which "
     "was the bar before, is not never passed",

@@ -5,12 +5,11 @@ The tables are those of rung `tiny`, experiment `remedies`. Changes in nats a re
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import xarray as xr
 
-from toyld.claims.centring import ENOUGH, EXPERIMENT, crossing, mine
+from toyld.claims.centring import ENOUGH, EXPERIMENT, crossing, mine, only
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.runs import run_claim
 
@@ -18,10 +17,6 @@ __all__: list[str] = []
 
 Array = Any
 RUNG, UNTRAINED = "tiny", "test_chosen"
-
-
-def _only(*arms: str) -> Callable[[xr.Dataset], str | None]:
-    return lambda ds: mine(ds) or (None if ds.attrs["arm"] in arms else "the claim is about other arms")
 
 
 NPO, OTHERS, FALLS = "Zhang et al. 2024 (NPO)", ("chosen", UNTRAINED, "irr_hum"), (1.0, 2.0, 4.0)
@@ -55,7 +50,7 @@ def _forgot(*tables: xr.Dataset) -> tuple[float, ...]:
     "Under plain descent on all layers of a transformer the answers that GA penalises fall faster and faster: by more "
     "in its last 12 updates than in its first 12.",
     source=f"{NPO}: GA diverges linearly, said of fixed features (unlearning.ga-linear)",
-    premises=_only("ga"),
+    premises=only("ga"),
     expect="holds",
     why="by 2.9 nats and then by 8.0: its push stays at 1, and nothing holds the gradient",
     rungs=(RUNG,),
@@ -71,7 +66,7 @@ def ga_speeds_up(ds: xr.Dataset) -> Effect:
     "Under plain descent on all layers of a transformer the answers that NPO with β = 1 penalises fall slower and "
     "slower: by less in its last 12 updates than in its first 12.",
     source=f"{NPO}: logarithmic, not linear",
-    premises=_only("npo-strong"),
+    premises=only("npo-strong"),
     expect="holds",
     why="by 1.5 nats and then by .9: the push W = 2ρ^β/(1 + ρ^β) fades as soon as ρ does",
     rungs=(RUNG,),
@@ -87,7 +82,7 @@ def npo_slows_down(ds: xr.Dataset) -> Effect:
     "Within 24 updates of plain descent, where the penalised answers of a transformer fall by 7 nats, NPO at its "
     "published β = .1, too, lets them fall by less in the last 12 updates than in the first 12.",
     source=f"{NPO} at the β of its own experiments",
-    premises=_only("npo"),
+    premises=only("npo"),
     expect="refuted",
     why="by 2.6 nats and then by 4.8, 7.4 together: at β = .1 the push fades over tens of nats only (W = .8 after a "
     "fall of 4), so that NPO is much like GA for a while; it does slow down later: on ten seeds from 5000 on the fall "
