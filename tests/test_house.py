@@ -16,9 +16,10 @@ LEVELS = [
     {"probes"},
     {"contexts", "influence"},
     {"diagnosis", "claims"},
+    {"report"},
     {"digits", "tiny", "llm"},
     {"scoreboard"},
-    {"figures", "lab", "report", "cli", "cli_run", "__main__"},
+    {"figures", "lab", "running", "cli", "cli_run", "__main__"},
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 

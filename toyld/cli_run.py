@@ -73,7 +73,7 @@ def contexts(
         workers: Processes that compute a sweep.
     """
     from toyld.checked import BadInput
-    from toyld.report.running import contexts as show
+    from toyld.running import contexts as show
 
     several = {"beta": beta, "lr": lr, "sft_steps": sft_steps, "temperature": temperature, "common": common}
     for name, values in {**several, "kernel": kernel}.items():
@@ -129,7 +129,7 @@ def digits(
         probes: Images of each kind that are measured, at most. (50 | 200)
         evaluations: After the one at the start, evenly spaced. (10 | 20)
     """
-    from toyld.report.running import digits as show
+    from toyld.running import digits as show
 
     given = {
         "network": network, "seeds": seeds, "first_seed": first_seed, "images": images, "epochs": epochs, "lr": lr,
@@ -204,7 +204,7 @@ def tiny(
         device: cuda: a GPU; a resumed run then ends with other last digits.
         threads: Of the CPU. With several, a resumed run may end with other last digits.
     """
-    from toyld.report.running import tiny as show
+    from toyld.running import tiny as show
 
     given = {
         "seeds": seeds, "first_seed": first_seed, "arms": arms, "objective": objective, "beta": beta,

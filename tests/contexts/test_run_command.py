@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from toyld import cli, contexts, objectives
+from toyld import cli, contexts, objectives, running
 from toyld.checked import TrajectoryError
 from toyld.contexts import command
 from toyld.contexts.command import SIZES, Plan, read_csv, to_csv
@@ -17,8 +17,7 @@ from toyld.contexts.kernels import COMPONENTS
 from toyld.contexts.languages import KERNEL
 from toyld.contexts.sweep import Grid
 from toyld.diagnosis import CLASSES
-from toyld.report import running
-from toyld.report.running import grid_of, plan_of
+from toyld.running import grid_of, plan_of
 from toyld.trajectory import folder as folders
 from toyld.trajectory import read_folder
 from toyld.trajectory.states import KEPT, load_state, save_state, states

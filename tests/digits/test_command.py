@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from toyld import cli, digits
+from toyld import cli, digits, running
 from toyld.checked import TrajectoryError
 from toyld.digits import Recipe, command
 from toyld.digits.command import SIZES, Plan
 from toyld.digits.data import draw
-from toyld.report import running
-from toyld.report.running import digits_plan
+from toyld.running import digits_plan
 from toyld.trajectory import folder as folders
 from toyld.trajectory import read_folder
 from toyld.trajectory.states import load_state, states

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from toyld import cli, objectives
+from toyld import cli, objectives, running
 from toyld.checked import BadInput
-from toyld.report import running
 from toyld.report.answers import COLUMNS
-from toyld.report.running import tiny_plan
+from toyld.running import tiny_plan
 from toyld.tiny import (
     Models,
     Optimizer,

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,9 @@ from numpy.typing import NDArray
 
 from toyld.checked import BadInput
 from toyld.llm import checkpoints
+from toyld.llm.cells import cells
 from toyld.llm.data import LeftOut, read_probes
-from toyld.llm.encode import Encoded, encode
 from toyld.llm.score import Scores, noise_floor, score_encoded
-from toyld.probes import ProbeSet
 from toyld.trajectory import load, read_folder, trajectory
 from toyld.trajectory.folder import RunFolder
 
@@ -92,13 +89,13 @@ def probe(
         configs = [checkpoints.load_config(model) for model in every]  # all of them, before anything takes long
         probes, left_out = read_probes(data, kinds=kinds, held_out=held_out, n=n, seed=seed)
         tokenizer = checkpoints.load_tokenizer(way.models, chat=probes.messages is not None)
-        cells = _encode(tokenizer, probes, max_length=max_length, eos=eos)
-        names = list(probes.responses)
-        fits = {"largest_id": max(max(i.ids) for i in cells.items), "longest": max(len(i.ids) for i in cells.items)}
+        asked = cells(tokenizer, probes, max_length=max_length, eos=eos)
+        names = list(asked.kinds)
+        fits = {"largest_id": max(max(i.ids) for i in asked.items), "longest": max(len(i.ids) for i in asked.items)}
         size: int | None = None
         for model, described in zip(every, configs, strict=True):
             size = checkpoints.check_fit(described, model, size=size, **fits)
-        prints = {"probes": probes.sha256[:16], "tokens": cells.fingerprint}
+        prints = {"probes": probes.sha256[:16], "tokens": asked.fingerprint}
         known_as = {model: checkpoints.fingerprint(model) for model in every}
         weights = {"first": known_as[way.models[0]], "reference": None if reference is None else known_as[reference]}
         config: dict[str, Any] = {"weights": weights, "fingerprints": prints, "kinds": names}
@@ -107,7 +104,7 @@ def probe(
         folder = RunFolder.create(out, command="toyld probe", config=config, stages=[stage], resume=resume)
         known = _known(folder, way, known_as, stage, arm)
         attrs: dict[str, Any] = {"vocab_size": size, "fingerprints": prints, "probing_set": prints["probes"]}
-        attrs |= {"n_cut": cells.n_cut, "max_length": max_length, "dtype": dtype}
+        attrs |= {"n_cut": asked.n_cut, "max_length": max_length, "dtype": dtype}
         attrs |= {} if reference is None else {"reference_model": reference}
 
         def measure(model: str, loaded: Any) -> Scores:
@@ -117,30 +114,26 @@ def probe(
                 nonlocal done
                 done += count
                 if tell is not None:
-                    tell(Path(model).name or model, done, len(cells.items))
+                    tell(Path(model).name or model, done, len(asked.items))
 
             try:
-                return score_encoded(loaded, cells.items, batch_size=batch_size, tick=tick)
+                return score_encoded(loaded, asked.items, batch_size=batch_size, tick=tick)
             except BadInput as bad:
                 raise BadInput(f"{model}: {bad}") from None
 
         todo = [(model, step) for model, step in zip(way.models, way.steps, strict=True) if step not in known.steps]
         ref, floor = known.reference, known.noise_floor
         if todo and reference is not None and ref is None:
-            ref = cells.spread(measure(reference, _load(reference, dtype, device, size, fits)).logp)
+            ref = asked.spread(measure(reference, _load(reference, dtype, device, size, fits)).logp)
         for model, step in todo:
             loaded = _load(model, dtype, device, size, fits)
             scores = measure(model, loaded)
             if floor is None:
-                of_chosen = [i for i, (kind, _) in enumerate(cells.where) if names[kind] == "chosen"]
-                chosen = [cells.items[i] for i in of_chosen]
+                of_chosen = asked.of("chosen")
+                chosen = [asked.items[i] for i in of_chosen]
                 floor = noise_floor(loaded, chosen, scores.at(of_chosen), batch_size=batch_size)
-            table = {name: cells.spread(values)[None, None] for name, values in vars(scores).items()}
-            table["n_tokens"] = table["n_tokens"][:, 0]
-            if ref is not None:
-                table["ref_logp"] = ref[None]
             ds = trajectory(
-                table,
+                asked.table(scores, ref),
                 step=[step],
                 probe=names,
                 example=probes.ids,
@@ -162,8 +155,8 @@ def probe(
         missing=dict(probes.missing),
         n_examples=len(probes),
         left_out=left_out,
-        n_responses=len(cells.items),
-        n_cut=cells.n_cut,
+        n_responses=len(asked.items),
+        n_cut=asked.n_cut,
         noise_floor=floor,
     )
 
@@ -187,47 +180,6 @@ def _load(model: str, dtype: str, device: str, size: int | None, fits: dict[str,
     loaded = checkpoints.load_model(model, dtype=dtype, device=device)
     checkpoints.check_fit(loaded.config, model, size=size, **fits)
     return loaded
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """Every response there is, encoded, and its (kind, example) in the table."""
-
-    items: list[Encoded]
-    where: list[tuple[int, int]]
-    shape: tuple[int, int]
-
-    @property
-    def n_cut(self) -> int:
-        return sum(item.cut > 0 for item in self.items)
-
-    @property
-    def fingerprint(self) -> str:
-        return _digest([[item.start, *item.ids] for item in self.items])
-
-    def spread(self, values: Floats) -> Floats:
-        """(N,) into (kind, example); NaN where there is no response."""
-        out = np.full(self.shape, np.nan)
-        out[tuple(np.array(self.where).T)] = values
-        return out
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-def _encode(tokenizer: Any, probes: ProbeSet, *, max_length: int, eos: bool) -> _Cells:
-    row = {example: i for i, example in enumerate(probes.ids)}
-    kind = {name: k for k, name in enumerate(probes.responses)}
-    items, where = [], []
-    for one in probes.items():
-        prompt = one.prompt if one.messages is None else list(one.messages)
-        try:
-            items += encode(tokenizer, [prompt], [one.response], max_length=max_length, eos=eos)
-        except BadInput as bad:
-            raise BadInput(f"{one.kind} of example {one.example}, {bad}") from None
-        where.append((kind[one.kind], row[one.example]))
-    return _Cells(items, where, (len(kind), len(row)))
 
 
 @dataclass(frozen=True)
