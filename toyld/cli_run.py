@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-__all__ = ["contexts", "digits", "tiny"]
+__all__ = ["contexts", "digits", "llm", "tiny"]
 
 
 _Weights = Annotated[tuple[str, ...] | None, arg(metavar="NAME=NUMBER…", help_behavior_hint="")]
@@ -214,6 +214,68 @@ def tiny(
         "evaluations": evaluations, "device": device, "threads": threads,
     }  # fmt: skip
     return show(out, size=size, resume=resume, minutes=minutes, given=given)
+
+
+def llm(
+    *,
+    out: Path,
+    model: str,
+    data: str,
+    recipe: Literal["small", "paper"] = "small",
+    resume: bool = False,
+    arms: _Arms = None,
+    objective: str = "dpo",
+    beta: _Number = None,
+    optimizer: str | None = None,
+    sft_lr: _Number = None,
+    lr: _Number = None,
+    sft_epochs: _Number = None,
+    epochs: _Number = None,
+    batch: _Count = None,
+    pairs: _Count = None,
+    probes: _Count = None,
+    evaluations: _Count = None,
+    max_length: _Count = None,
+    lora: _Count = None,
+    seed: _Count = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    threads: int = 1,
+) -> int:
+    """SFT, then preferences, of a Hugging Face model in TRL's own trainers, probed; after plain and after extended SFT.
+
+    Args:
+        out: Folder to write: a run folder.
+        model: A folder, or a name on the Hub.
+        data: Preference pairs: a file, a folder of `datasets`, or a name on the Hub.
+        recipe: paper: rates, batch and lengths of the paper (for models of hundreds of millions of parameters).
+        resume: Go on with the run that is there.
+        arms: Some of baseline, extend-updates, extend-passes, on-policy.
+        objective: Of the stage after SFT; see `toyld objectives`.
+        beta: β of the objective.
+        optimizer: As TRL names it: rmsprop, adamw, …
+        sft_lr: Learning rate of SFT.
+        lr: Learning rate of the stage after it.
+        sft_epochs: Passes of SFT over the pairs, in the arm baseline.
+        epochs: Passes of the stage after it.
+        batch: Pairs an update.
+        pairs: So many of the pairs, at most.
+        probes: So many prompts are measured.
+        evaluations: Of each stage, evenly spaced.
+        max_length: Tokens of prompt and response.
+        lora: Rank of adapters; without it all weights are trained.
+        seed: Of the order of the data and of the probes.
+        device: cuda: a GPU.
+        threads: Of the CPU.
+    """
+    from toyld.running import llm as show
+
+    given = {
+        "model": model, "data": data, "arms": arms, "objective": objective, "beta": beta, "optimizer": optimizer,
+        "sft_lr": sft_lr, "lr": lr, "sft_epochs": sft_epochs, "epochs": epochs, "batch": batch, "pairs": pairs,
+        "probes": probes, "evaluations": evaluations, "max_length": max_length, "lora": lora, "seed": seed,
+        "device": device, "threads": threads,
+    }  # fmt: skip
+    return show(out, resume=resume, recipe=recipe, given=given)
 
 
 def _weights(words: Iterable[str]) -> dict[str, float]:

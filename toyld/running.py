@@ -232,3 +232,39 @@ def _sweep(out: Path, grid: Grid, resume: bool, workers: int) -> int:
     if apart := sum(diverged(change) for change in np.nan_to_num(table["d_chosen"], nan=np.inf)):
         print(f"{apart} of {grid.runs} runs came apart in the descent itself; {_lower(grid.objective)}")
     return 0
+
+
+def llm(out: Path, /, *, resume: bool, recipe: str, given: Mapping[str, Any]) -> int:
+    """Do what `toyld run llm` was asked to; its exit code."""
+    from toyld.llm.command import run
+    from toyld.llm.plan import RECIPES, Plan
+
+    known = {name: value for name, value in given.items() if value is not None}
+    parameters = {"beta": known.pop("beta")} if "beta" in known else {}
+    own = {name: value for name, value in RECIPES[recipe].items()}
+    plan = Plan(**{**own, **known, "parameters": parameters})
+    with _stages() as tell:
+        run(out, plan, resume=resume, tell=tell)
+    return diagnose((str(out),), json_file=out / "verdict.json", html_file=out / "report.html")
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A function (stage, done, total) with a bar a stage on a terminal; done = −1: a line to say."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    errors = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if done < 0:
+                bar.console.print(what)
+                return
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield tell
