@@ -241,8 +241,7 @@ def llm(out: Path, /, *, resume: bool, recipe: str, given: Mapping[str, Any]) ->
 
     known = {name: value for name, value in given.items() if value is not None}
     parameters = {"beta": known.pop("beta")} if "beta" in known else {}
-    own = {name: value for name, value in RECIPES[recipe].items()}
-    plan = Plan(**{**own, **known, "parameters": parameters})
+    plan = Plan(**{**RECIPES[recipe], **known, "parameters": parameters})
     with _stages() as tell:
         run(out, plan, resume=resume, tell=tell)
     return diagnose((str(out),), json_file=out / "verdict.json", html_file=out / "report.html")

@@ -79,10 +79,7 @@ def supervised(
     rows: list[dict[str, Any]],
     out: Path,
     /,
-    *,
-    steps: int,
-    save: int,
-    processes: int = 1,
+    **how: int,
 ) -> Any:
     """SFTTrainer on {"prompt", "completion"}: the loss is on the completion alone."""
     options = _common(plan, out, lr=plan.sft_lr, **how)
@@ -104,10 +101,7 @@ def preferences(
     rows: list[dict[str, Any]],
     out: Path,
     /,
-    *,
-    steps: int,
-    save: int,
-    processes: int = 1,
+    **how: int,
 ) -> Any:
     """DPOTrainer (or one with our objective) on {"prompt", "chosen", "rejected"}, the reference always given."""
     options = _common(plan, out, lr=plan.lr, **how)
