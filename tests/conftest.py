@@ -81,8 +81,8 @@ def chapters() -> dict[str, list[str]]:
 def shared(nodeid: str) -> str:
     """Which tests one worker of pytest-xdist should run: those of the claims of a rung, else those of a file.
 
-    A rung computes its experiments once in a process, for all of its claims and the chapters that hold them. Step
-    claims and figures share nothing: each goes to whoever is idle.
+    A rung computes its experiments once in a process, for all of its claims and the chapters that hold them. A
+    figure is drawn once for all of its tests. Step claims share nothing: each goes to whoever is idle.
     """
     from toyld import scoreboard
     from toyld.claims import every
@@ -91,9 +91,12 @@ def shared(nodeid: str) -> str:
     case = name.partition("[")[2].removesuffix("]")
     ids = chapters().get(case, [case])
     rungs = {rung for id in ids if id in every() and every()[id].about == "run" for rung in every()[id].rungs}
-    alone = file.endswith(("test_claims.py", "test_book.py", "test_figures.py"))
-    # The highest with experiments is the dearest to compute twice; logs are read fast.
-    return max(rungs, key=("published", *scoreboard.RUNGS).index, default=nodeid if alone else file)
+    alone = file.endswith(("test_claims.py", "test_book.py"))
+    if file.endswith("test_figures.py") and case:  # a figure is drawn once for all its tests
+        return f"{file}[{case}]"
+    # The highest with experiments is the dearest to compute twice; what was logged or recorded is read fast.
+    order = sorted(scoreboard.RUNGS, key=lambda rung: rung not in ("published", "llm"))
+    return max(rungs, key=order.index, default=nodeid if alone else file)
 
 
 @pytest.hookimpl(optionalhook=True)

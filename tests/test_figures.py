@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import json
 import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ NEEDS_NOTHING = [slug for slug, figure in FIGURES.items() if figure.reads is Non
 PICTURED = {"learning_a_four", "rank_stability", "zigzag"}
 # Networks are trained with gradients of their own, not by `softmax.residual`: other bugs are planted there.
 DIGITS = {"learning_a_four", "rank_stability", "squeezing_in_networks", "zigzag"}
+Drawn = Callable[[str], Path]
 TINY = {slug for slug, figure in FIGURES.items() if "tiny" in figure.tags}
 TRAINED = DIGITS | TINY
 QUICK = "threshold_and_winners"
@@ -56,11 +59,16 @@ def available(slug: str) -> figures.Figure:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every figure at smoke size, with its check."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """The folder with a figure at smoke size, whose check held; each is drawn once, when it is first asked for."""
     out = tmp_path_factory.mktemp("figures")
-    assert figures.render(size="smoke", out=out, check=True) == 0
-    return out
+
+    @functools.cache
+    def draw(slug: str) -> Path:
+        assert figures.render(only=(slug,), size="smoke", out=out, check=True) == 0
+        return out
+
+    return draw
 
 
 # --- the numbers of the paper's notebook ----------------------------------------------------------------------------
@@ -176,12 +184,12 @@ def test_importing_the_package_draws_nothing() -> None:
 
 
 @pytest.mark.parametrize("slug", FIGURES)
-def test_bytes_are_the_same_in_every_run(slug: str, drawn: Path, tmp_path: Path) -> None:
+def test_bytes_are_the_same_in_every_run(slug: str, drawn: Drawn, tmp_path: Path) -> None:
     available(slug)
     with mpl.rc_context({"font.size": 19.0, "svg.hashsalt": None, "axes.facecolor": "red"}):  # a user's own settings
         assert figures.render(only=(slug,), size="smoke", out=tmp_path) == 0
     for kind in ("png", "svg", "csv"):
-        first, again = (folder / f"{slug}.{kind}" for folder in (drawn, tmp_path))
+        first, again = (folder / f"{slug}.{kind}" for folder in (drawn(slug), tmp_path))
         same = first.read_bytes() == again.read_bytes()  # not in the assert: pytest would spell out the difference
         if slug in TRAINED and kind != "csv":
             continue  # drawn from numbers that are the same to rounding
@@ -200,21 +208,23 @@ def test_bytes_are_the_same_in_every_run(slug: str, drawn: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("slug", FIGURES)
-def test_from_data_is_the_same_picture(slug: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_data_is_the_same_picture(
+    slug: str, drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     available(slug)
-    (tmp_path / f"{slug}.csv").write_bytes((drawn / f"{slug}.csv").read_bytes())
+    (tmp_path / f"{slug}.csv").write_bytes((drawn(slug) / f"{slug}.csv").read_bytes())
     monkeypatch.delenv("TOYLD_DATA", raising=False)  # no input is read
     module = importlib.import_module(f"toyld.figures.{slug}")
     monkeypatch.setattr(module, "data", lambda size: pytest.fail("computed"))
     assert figures.render(only=(slug,), out=tmp_path, from_data=True, check=True, format="png") == 0
-    same = (tmp_path / f"{slug}.png").read_bytes() == (drawn / f"{slug}.png").read_bytes()
+    same = (tmp_path / f"{slug}.png").read_bytes() == (drawn(slug) / f"{slug}.png").read_bytes()
     assert same, f"{slug}.png from its CSV differs from the first drawing"
 
 
 @pytest.mark.parametrize("slug", FIGURES)
-def test_axes_are_labelled_and_finite(slug: str, drawn: Path) -> None:
+def test_axes_are_labelled_and_finite(slug: str, drawn: Drawn) -> None:
     available(slug)
-    fig = figures.draw(slug, figures.read_table((drawn / f"{slug}.csv").read_text()))
+    fig = figures.draw(slug, figures.read_table((drawn(slug) / f"{slug}.csv").read_text()))
     assert round(fig.get_figwidth(), 2) == 5.5
     axes = fig.axes
     assert all(np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all() for ax in axes)
@@ -446,8 +456,8 @@ def test_the_module_and_the_command_are_one(
 # --- the files --------------------------------------------------------------------------------------------------------
 
 
-def test_provenance(drawn: Path) -> None:
-    about = json.loads((drawn / "squeezing_panels.json").read_text())
+def test_provenance(drawn: Drawn) -> None:
+    about = json.loads((drawn("squeezing_panels") / "squeezing_panels.json").read_text())
     assert about["seed"] == 10086
     assert about["size"] == "smoke"
     assert about["check"] == "check holds"
@@ -475,9 +485,9 @@ def test_bad_input_is_told_from_bugs() -> None:
     assert issubclass(figures.MissingInput, BadInput)
 
 
-def test_provenance_names_the_files_that_were_read(drawn: Path) -> None:
+def test_provenance_names_the_files_that_were_read(drawn: Drawn) -> None:
     available("published_runs")
-    about = json.loads((drawn / "published_runs.json").read_text())
+    about = json.loads((drawn("published_runs") / "published_runs.json").read_text())
     assert "prob_pythia410m_dpo/prob_train_metrics.json" in about["inputs_sha256"]
     assert os.environ["TOYLD_DATA"] not in json.dumps(about)
 

@@ -149,6 +149,8 @@ SHARED = [  # a test, and what goes to the same worker with it
     ("theory/test_book.py::test_chapter[01_one_step]", "theory/test_book.py::test_chapter[01_one_step]"),
     ("tests/test_house.py::test_a[toyld/cli.py]", "tests/test_house.py"),
     ("tests/test_house.py::test_b", "tests/test_house.py"),
+    ("tests/test_figures.py::test_a[rare_label]", "tests/test_figures.py[rare_label]"),
+    ("tests/test_figures.py::test_b", "tests/test_figures.py"),
 ]
 
 
