@@ -21,6 +21,7 @@ from toyld.probes import (
     KINDS,
     PreferenceError,
     ProbeSet,
+    cached,
     check_pairs,
     extract_prompt,
     group,
@@ -65,7 +66,7 @@ TEST = [
     {"prompt": "Where is Rome?", "chosen": "It is in Italy, in Europe.", "rejected": "Ask a map."},
     {"prompt": "Best fruit?", "chosen": "Apples keep well in winter.", "rejected": "No."},
 ]
-MODULES = ["errors", "kinds", "preference", "recipes", "models", "probeset", "making", "checks"]
+MODULES = ["errors", "kinds", "preference", "recipes", "models", "probeset", "making", "checks", "cache", "released"]
 
 
 def read_lines(path):
@@ -889,3 +890,78 @@ def test_a_sampler_from_a_model_draws_by_seed_and_text(stories):
         assert probes.responses["sampled"][0].startswith(", there was a little girl")
     finally:
         tokenizer.chat_template = None
+
+
+def test_a_model_with_other_weights_words_or_wishes_is_asked_again(stories, tmp_path):
+    import copy
+
+    import torch
+
+    model, tokenizer = copy.deepcopy(stories[0]), stories[1]
+    file = tmp_path / "answers.sqlite"
+    ask = cached(sampler_from_model(model, tokenizer, room=2), file)
+    first = ask("Once upon a time")
+    assert (ask("Once upon a time"), ask.asked) == (first, 1)
+    for other in ({"room": 3}, {"room": 2, "seed": 1}):
+        again = cached(sampler_from_model(model, tokenizer, **other), file)
+        again("Once upon a time")
+        assert again.asked == 1
+    same = cached(sampler_from_model(copy.deepcopy(model), tokenizer, room=2), file)
+    assert (same("Once upon a time"), same.asked) == (first, 0)  # another object, the same model
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[3, 5] += 0.5  # as an optimiser's step: the sampler sees it at once
+    ask("Once upon a time")
+    assert ask.asked == 2
+    names = {rewriter_from_model(model, tokenizer, instruction=words).name for words in ("Say: {text}", "{text}")}
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    try:
+        names.add(rewriter_from_model(model, tokenizer, instruction="{text}").name)
+    finally:
+        tokenizer.chat_template = None
+    names.add(rewriter_from_model(copy.deepcopy(model).bfloat16(), tokenizer, instruction="{text}").name)
+    assert len(names) == 4
+
+
+def test_a_large_parameter_is_known_by_its_pieces():
+    import torch
+
+    from toyld.probes.models import PIECE, identity
+
+    class Words:
+        eos_token_id, chat_template = 0, None
+
+        def get_vocab(self):
+            return {"a": 0}
+
+    class Net(torch.nn.Linear):
+        config = type("Config", (), {"to_dict": lambda self: {"size": 1}})()
+        generation_config = type("Config", (), {"eos_token_id": 0})
+
+    net = Net(PIECE, 4, bias=False)
+    net.weight.data.zero_()
+    known = {identity(net, Words())}
+    for place in (0, 2 * PIECE, 4 * PIECE - 1):
+        net.weight.data.view(-1)[place] = 1.0
+        known.add(identity(net, Words()))
+    assert len(known) == 4
+
+
+def test_the_command_asks_models_once(stories, tmp_path, capsys, data):
+    from toyld import cli
+
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["probes", *map(str, words)])
+        return end.value.code, capsys.readouterr().out
+
+    model = data / "models/stories260K"
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, PAIRS[:2])))
+    words = [tmp_path / "pairs.jsonl", "--rewriter", model, "--sampler", model, "--room", 12]
+    words += ["--kinds", "reject_gptsemantic,sampled"]
+    code, said = run(*words, "--out", tmp_path / "a.jsonl")
+    assert code == 0
+    assert "4 texts asked of models, 0 answers from the cache" in said
+    code, said = run(*words, "--out", tmp_path / "b.jsonl", "--cache", tmp_path / "a.jsonl.answers.sqlite")
+    assert "0 texts asked of models, 4 answers from the cache" in said
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert len(ProbeSet.from_jsonl(tmp_path / "a.jsonl").responses["sampled"]) == 2

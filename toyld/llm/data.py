@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from toyld.checked import BadInput
+from toyld.llm.opened import opened
 from toyld.probes import Preferences, ProbeSet, Row, make, read_preference, resolve
 from toyld.probes.preference import records
 
-__all__ = ["LeftOut", "read_probes"]
+__all__ = ["LeftOut", "read_pairs", "read_probes"]
 
 # Reasons of toyld.probes in fewer words; any other is given as it is, less what to do.
 _REASONS = (
@@ -34,6 +36,11 @@ class LeftOut:
     rows: tuple[tuple[int, str], ...]
     of: int
 
+    @classmethod
+    def named(cls, refused: Iterable[tuple[int, str]], of: int, /) -> LeftOut:
+        """From (row, a line as `toyld.probes` has it), in the rows' order and in fewer words."""
+        return cls(tuple(sorted((number, _reason(words)) for number, words in refused)), of)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -41,6 +48,23 @@ class LeftOut:
         shown = "; ".join(f"row {row}, {reason}" for row, reason in self.rows[:5])
         more = f"; and {len(self) - 5} more" if len(self) > 5 else ""
         return f"{len(self)} of {self.of} rows left out: {shown}{more} (rows counted from 0)"
+
+
+def read_pairs(source: Any, /) -> tuple[Preferences, LeftOut]:
+    """The pairs of a source (see `toyld.llm.opened`) behind whose prompts any text can be scored; the rows left out.
+
+    >>> rows = [{"prompt": "Sky?", "chosen": "Blue.", "rejected": text} for text in ("Green.", "")]
+    >>> pairs, left_out = read_pairs(rows)
+    >>> len(pairs), left_out.rows
+    (1, ((1, 'rejected is empty'),))
+    """
+    pairs = read_preference(opened(source), on_bad="skip")
+    rows = tuple(row for row in pairs.rows if _one_answer(row))
+    if not rows:
+        msg = "expected conversations whose responses are one message of the assistant, got none"
+        raise BadInput(msg + "; give prompt, chosen and rejected as text")
+    bad = [*pairs.refused, *((int(row.id), _MANY) for row in pairs.rows if not _one_answer(row))]  # ids are numbers
+    return Preferences(rows, pairs.refused, pairs.sha256), LeftOut.named(bad, len(pairs) + len(pairs.refused))
 
 
 def read_probes(
@@ -63,23 +87,16 @@ def read_probes(
     if n < 1:
         raise BadInput(f"--n: expected at least 1, got {n}")
     wanted = {"chosen", *resolve(kinds, held_out=held_out)}
-    first = next(records(data), None)
+    source = opened(data)
+    first = next(iter(records(source)), None)
     if isinstance(first, dict) and "probe_set" in first:
         probes = ProbeSet.from_jsonl(data)
         left_out = LeftOut((), len(probes))
         probes = probes.take(min(n, len(probes)))
     else:
-        pairs = read_preference(data, on_bad="skip")
-        rows = tuple(row for row in pairs.rows if _one_answer(row))
-        if not rows:
-            msg = "expected conversations whose responses are one message of the assistant, got none"
-            raise BadInput(msg + "; give prompt, chosen and rejected as text")
-        bad = [(number, _reason(words)) for number, words in pairs.refused]
-        bad += [(int(row.id), _MANY) for row in pairs.rows if not _one_answer(row)]  # their ids are their numbers
-        left_out = LeftOut(tuple(sorted(bad)), len(pairs) + len(pairs.refused))
-        extra = wanted if kinds else {"other_prompt", "permuted", *(key for row in rows for key in row.extra)}
-        kept = Preferences(rows, pairs.refused, pairs.sha256)
-        probes = make(kept, extra, seed=seed, n=min(n, len(rows)), held_out=held_out)
+        kept, left_out = read_pairs(source)
+        extra = wanted if kinds else {"other_prompt", "permuted", *(key for row in kept.rows for key in row.extra)}
+        probes = make(kept, extra, seed=seed, n=min(n, len(kept)), held_out=held_out)
     if kinds:
         if absent := sorted(wanted - set(probes.responses)):
             why = probes.missing.get(absent[0], "the data hold none")

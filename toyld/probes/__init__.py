@@ -9,6 +9,7 @@ text, a "random" text that was a permutation of a natural one. So kinds are data
 seed, and what is missing is said.
 """
 
+from toyld.probes.cache import cached
 from toyld.probes.checks import check_pairs
 from toyld.probes.errors import PreferenceError
 from toyld.probes.kinds import ALIASES, KINDS, ResponseKind, group, in_space, rephrases_of, resolve, table
@@ -27,6 +28,7 @@ __all__ = [
     "ProbeSet",
     "ResponseKind",
     "Row",
+    "cached",
     "check_pairs",
     "extract_prompt",
     "group",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from toyld.probes.preference import Row, read_preference
+from toyld.probes.preference import Preferences, Row, read_preference
 
-__all__ = ["check_pairs"]
+__all__ = ["check_pairs", "faults"]
 
 
 def _named(ids: Iterable[str]) -> str:
@@ -31,25 +31,32 @@ def check_pairs(source: object, /, *, id_key: str | None = None) -> list[dict[st
     data = read_preference(source, on_bad="skip", id_key=id_key)
     found: list[dict[str, str]] = []
     size = len(data) + len(data.refused)
+    for code, ids, what in faults(data):
+        found.append({"code": code, "text": f"{len(ids)} of {size} rows {what}: {_named(ids)}"})
+        if code == "refused-rows":
+            found[-1]["text"] += f" (row {data.refused[0][0]}: {data.refused[0][1]})"
+    return found
 
-    def note(code: str, ids: list[str], what: str) -> None:
-        if ids:
-            found.append({"code": code, "text": f"{len(ids)} of {size} rows {what}: {_named(ids)}"})
 
-    if data.refused:
-        note("refused-rows", [str(number) for number, _ in data.refused], "cannot be used")
-        found[-1]["text"] += f" (row {data.refused[0][0]}: {data.refused[0][1]})"
+def faults(data: Preferences, /) -> list[tuple[str, list[str], str]]:
+    """(code, rows, what) of every finding of `check_pairs`, the rows by their ids (refused ones by their numbers).
+
+    >>> data = read_preference([{"prompt": "Sky?", "chosen": "Is blue.", "rejected": "Is red."}])
+    >>> faults(data)
+    [('shared-start', ['0'], 'begin both responses with the same word')]
+    """
+    found = [("refused-rows", [str(number) for number, _ in data.refused], "cannot be used")]
     pairs: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for row in data.rows:
         pairs[_key(row)].append(row.id)
-    note("duplicate-pairs", [name for ids in pairs.values() for name in ids[1:]], "repeat an earlier pair")
+    found.append(("duplicate-pairs", [name for ids in pairs.values() for name in ids[1:]], "repeat an earlier pair"))
     turned = [name for (prompt, a, b), ids in pairs.items() if (prompt, b, a) in pairs for name in ids]
-    note("contradictory-pairs", turned, "also come with chosen and rejected exchanged")
+    found.append(("contradictory-pairs", turned, "also come with chosen and rejected exchanged"))
     twice = [row.id for row in data.rows if _repeats(row)]
-    note("prompt-repeated", twice, "begin both responses with the prompt that is given apart")
+    found.append(("prompt-repeated", twice, "begin both responses with the prompt that is given apart"))
     same = [row.id for row in data.rows if row.chosen.split(None, 1)[0] == row.rejected.split(None, 1)[0]]
-    note("shared-start", same, "begin both responses with the same word")
-    return found
+    found.append(("shared-start", same, "begin both responses with the same word"))
+    return [one for one in found if one[1]]
 
 
 def _key(row: Row) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from toyld.probes.errors import refuse, show
+from toyld.probes.errors import PreferenceError, refuse, show
 from toyld.probes.kinds import ALIASES, DEFAULT, KINDS, resolve
 from toyld.probes.preference import Preferences, Row, read_preference
 from toyld.probes.probeset import ProbeSet
@@ -131,6 +131,8 @@ class _Maker:
         """One call of a rewriter or sampler per text."""
         try:
             out = self._once((id(function), repr(text)), lambda: function(text))
+        except PreferenceError as error:  # this one text it cannot take
+            raise _Missing(str(error).partition(", got ")[0]) from None
         except Exception as error:
             error.add_note(f"while making {key} of example {row.id}")
             raise
@@ -178,6 +180,7 @@ def make(
     use_given: bool = True,
     on_bad: str = "raise",
     id_key: str | None = None,
+    tell: Callable[[str, int, int], object] | None = None,
 ) -> ProbeSet:
     """Probes of preference rows: chosen, rejected and `kinds`, by keys of KINDS or short names (see `resolve`).
 
@@ -187,16 +190,16 @@ def make(
     order. train, test: the rows trained on where `rows` is not all of them, and rows never trained on; irr_train and
     irr_test are their chosen responses. rewriter: text → text, keeping the meaning, or such functions by kind; called
     once per text; the white space before the text is kept. sampler: prompt → response (a conversation comes as its
-    messages). use_given: responses that the rows carry are used, not made.
+    messages). use_given: responses that the rows carry are used, not made. tell: hears (kind, done, of how many).
 
     What one example gets depends on the seed, its kind, its id and the data, not on n or on what else is asked for.
     What cannot be had is None, and `missing` says why and how often: empty, unparsed, nothing left of it, equal to
-    chosen or to what it was made from, nothing to make it from. `sampled` and rewritten kinds are as deterministic as
-    their functions.
+    chosen or to what it was made from, nothing to make it from, a text that its function refused by a PreferenceError.
+    `sampled` and rewritten kinds are as deterministic as their functions.
 
     Raises:
         PreferenceError: the rows cannot be read; an unknown kind; n beyond the rows; rows partly in `train`; a function
-            that returns no text. Errors of the functions themselves pass, with a note which example it was.
+            that returns no text. Other errors of the functions themselves pass, with a note which example it was.
 
     >>> pairs = [{"prompt": f"What is {a}?", "chosen": f"It is {a} of course.", "rejected": "No idea."} for a in "xyz"]
     >>> probes = make(pairs, ["other_prompt", "permuted", "irr_test"], seed=0)
@@ -240,6 +243,8 @@ def make(
             except _Missing as reason:
                 texts.append(None)
                 reasons[str(reason)] += 1
+            if tell is not None:
+                tell(key, len(texts), len(picked))
         if any(text is not None for text in texts):
             responses[key] = tuple(texts)
             if use_given and key not in ("chosen", "rejected"):

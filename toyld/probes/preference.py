@@ -22,7 +22,7 @@ from typing import Any
 from toyld.probes.errors import PreferenceError, refuse, show
 from toyld.probes.kinds import KINDS
 
-__all__ = ["Preferences", "Row", "extract_prompt", "read_preference", "records", "render"]
+__all__ = ["Preferences", "Row", "extract_prompt", "plain_text", "read_preference", "records", "render"]
 
 Message = Mapping[str, str]
 _FORMATS = (
@@ -62,6 +62,16 @@ class Preferences:
     rows: tuple[Row, ...]
     refused: tuple[tuple[int, str], ...]
     sha256: str
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], refused: Iterable[tuple[int, str]] = (), /) -> Preferences:
+        """From rows, with the fingerprint of their content."""
+        rows = tuple(rows)
+        content = hashlib.sha256()
+        for row in rows:
+            parts = [row.id, row.prompt, row.chosen, row.rejected, row.extra]
+            content.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
+        return cls(rows, tuple(refused), content.hexdigest())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -143,8 +153,12 @@ def _conversation(record: Mapping[str, Any]) -> tuple[str, str, str, dict[str, t
     return opening, texts[0], texts[1], {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-def _text(value: object, name: str) -> str:
-    """A response of a further kind: a string, or messages."""
+def plain_text(value: object, name: str, /) -> str:
+    """A response as a string, whether it is one or a list of messages; PreferenceError for anything else.
+
+    >>> plain_text([{"role": "assistant", "content": "Blue."}], "irr_hum")
+    'Blue.'
+    """
     if isinstance(value, str):
         return value
     messages = _messages(value, name)
@@ -182,7 +196,7 @@ def _row(record: object, number: int, id_key: str | None) -> Row:
             refuse("the prompt as a string like the responses", show(prompt), "convert it")
         elif not prompt.strip():
             refuse("a prompt", f"an empty one, {show(prompt)}", "add it, or drop the row")
-    extra = {key: _text(record[key], key) for key in _EXTRA if record.get(key) is not None}
+    extra = {key: plain_text(record[key], key) for key in _EXTRA if record.get(key) is not None}
     name = str(number) if id_key is None else str(record.get(id_key, ""))
     if not name or name != name.strip() or not name.isprintable():
         refuse(f"a printable id in {id_key}", show(record.get(id_key or "")), "name another column, or none")
@@ -284,8 +298,4 @@ def read_preference(source: object, /, *, on_bad: str = "raise", id_key: str | N
     for one, other in pairwise(sorted(row.id for row in rows)):
         if one == other:
             refuse(f"an id for every row in {id_key}", f"{show(one)} twice", "name another column, or none")
-    content = hashlib.sha256()
-    for row in rows:
-        parts = [row.id, row.prompt, row.chosen, row.rejected, row.extra]
-        content.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
-    return Preferences(tuple(rows), tuple(refused), content.hexdigest())
+    return Preferences.of(rows, refused)
