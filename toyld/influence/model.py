@@ -33,6 +33,7 @@ class Model:
     module: maps inputs to logits (…, V), or to an object or dict with `logits` (Hugging Face). Inputs are a tensor, a
     tuple (positional) or a dict (keyword arguments) of tensors, the first axis being the examples. parameters: names or
     patterns ("head.*", "*lora*") of those that train; by default all that require grad. A tied weight counts once.
+    mixed: parameters may be of several dtypes, as adapters in float32 on a base in bfloat16; the module casts.
 
     Raises:
         BadInput: no such parameter, one that does not require grad, several devices or dtypes, a module in training
@@ -45,14 +46,16 @@ class Model:
     (['2.weight', '2.bias'], torch.Size([5, 2]))
     """
 
-    def __init__(self, module: nn.Module, /, *, parameters: str | Iterable[str] | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, /, *, parameters: str | Iterable[str] | None = None, mixed: bool = False
+    ) -> None:
         if not isinstance(module, nn.Module):
             msg = f"module: expected a torch.nn.Module, got {type(module).__name__}; wrap the function in one"
             raise BadInput(msg)
         module = getattr(module, "_orig_mod", module)  # what torch.compile wraps: compiled code has no forward mode
-        self._view(module, _chosen(module, parameters))
+        self._view(module, _chosen(module, parameters), mixed=mixed)
 
-    def _view(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
+    def _view(self, module: nn.Module, parameters: dict[str, Tensor], mixed: bool = False) -> None:
         self.module, self.parameters = module, parameters
         self._restless, self._sure = _still(module), False
         self._places = _places(module)
@@ -61,7 +64,7 @@ class Model:
         if len(devices := sorted({str(t.device) for t in everything})) > 1:
             msg = f"module: expected all parameters on one device, got {', '.join(devices)}; move it with module.to(…)"
             raise BadInput(msg)
-        if len(dtypes := sorted({str(p.dtype) for p in module.parameters()})) > 1:
+        if len(dtypes := sorted({str(p.dtype) for p in module.parameters()})) > 1 and not mixed:
             msg = f"module: expected parameters of one dtype, got {', '.join(dtypes)}; convert it, for example .float()"
             raise BadInput(msg)
         if not everything:

@@ -72,12 +72,15 @@ def update(
     lr: float | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     clip: float | None = None,
+    gradient: Mapping[str, Tensor | None] | None = None,
 ) -> Update:
     """The step that one update on this lesson would take: one forward and backward pass at x_u; nothing is changed.
 
     lr: plain gradient descent, θ' = θ − lr ∇L. optimizer: torch's SGD, RMSprop, Adam or AdamW with all their options
     and their present state; parameters that it does not hold, or that the loss does not reach, stay. clip: largest norm
-    of the gradient, as torch.nn.utils.clip_grad_norm_ does it before the step.
+    of the gradient, as torch.nn.utils.clip_grad_norm_ does it before the step. gradient: ∇L by name of parameter where
+    it is known, say name → p.grad after a backward pass; then nothing is run, and what is None or left out is what the
+    loss does not reach.
 
     Raises:
         BadInput: neither or both of lr and optimizer, a clip that is not a number > 0, an optimiser of another kind or
@@ -98,7 +101,10 @@ def update(
     if clip is not None and not (isinstance(clip, float | int) and 0.0 < clip < float("inf")):
         msg = f"clip: expected a finite number > 0, got {clip!r}; leave it out for no clipping"
         raise BadInput(msg)
-    gradient, reached = _gradient(model, lesson)
+    if gradient is None:
+        gradient, reached = _gradient(model, lesson)
+    else:
+        gradient, reached = _given(model, gradient)
     factor = 1.0 if clip is None else _clipped(gradient, clip)
     if optimizer is None:
         assert lr is not None
@@ -151,6 +157,17 @@ def _gradient(model: Model, lesson: Lesson) -> tuple[dict[str, Tensor], set[str]
     gradient = {n: torch.zeros_like(model.parameters[n]) if g is None else g for n, g in parts.items()}
     sparse = {n: g.to_dense() for n, g in gradient.items() if g.is_sparse}  # nn.Embedding(sparse=True)
     return gradient | sparse, {n for n, g in parts.items() if g is not None}
+
+
+def _given(model: Model, gradient: Mapping[str, Tensor | None]) -> tuple[dict[str, Tensor], set[str]]:
+    known = {name: g.detach() for name, g in gradient.items() if g is not None}
+    for name, g in known.items():
+        p = model.parameters.get(name)
+        if p is None or p.shape != g.shape:
+            got = "no such parameter" if p is None else f"shape {tuple(p.shape)}"
+            msg = f"gradient: expected that of the model's parameters, got one of {name} {tuple(g.shape)} where the "
+            raise BadInput(msg + f"model has {got}; name them as the module does")
+    return {name: torch.zeros_like(p) for name, p in model.parameters.items()} | known, set(known)
 
 
 def _clipped(gradient: Mapping[str, Tensor], clip: float) -> float:
