@@ -8,8 +8,11 @@
 
 Before the first update it measures policy and reference on the probes (a wrong reference ends the run there), then it
 scores the probes at each evaluation or every so many updates, warns while the run goes on, and at the end writes
-verdict.json and report.html beside the evaluations. It looks and does not touch: no random number is drawn, no gradient
-formed, mode and logs are those of the run without it.
+report.html beside the evaluations. It looks and does not touch: no random number is drawn, no gradient formed; mode,
+flags and logs are those of the run without it. Nothing is stopped for its sake but a run with a wrong reference.
+
+All state is in the folder: after a kill, training that goes on from a checkpoint goes on there, and evaluations beyond
+the checkpoint are made again. verdict.json is that of the last evaluation at any time.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toyld.checked import BadInput
-from toyld.diagnosis import diagnose
+from toyld.diagnosis import Verdict, diagnose
 from toyld.files import write_whole
-from toyld.llm import live, policy
+from toyld.llm import live, policy, start
 from toyld.llm.cells import Cells, cells
 from toyld.llm.checkpoints import positions
 from toyld.probes import ProbeSet
@@ -37,21 +41,23 @@ from toyld.trajectory import RunFolder, concat, trajectory
 
 __all__ = ["LearningDynamicsCallback", "WrongReference"]
 
+NO_LIMIT = 2**20  # tokens, where neither trainer nor model has one
+
 
 class WrongReference(BadInput):
     """The reference is another policy than the one that training starts from."""
 
 
-@dataclass
-class _Row0:
+@dataclass(frozen=True)
+class _Once:
     """What is measured once: the reference along every probe, and how much scores depend on the shape of a batch."""
 
-    reference: np.ndarray | None
+    reference: NDArray[np.float64] | None
     noise_floor: float
 
 
 class LearningDynamicsCallback(TrainerCallback):
-    """Probes a policy while `trainer` trains it; see the module's docstring.
+    """Probes a policy while `trainer` trains it; see the module's docstring, and `toyld.llm.live.keys` for ld/*.
 
     trainer: a DPOTrainer, an SFTTrainer, or any Trainer of a causal language model. probes: the prompts and responses,
     as texts or messages. every: "eval" (at each of the trainer's evaluations) or so many updates; before the first
@@ -59,11 +65,12 @@ class LearningDynamicsCallback(TrainerCallback):
     names; the stage is told by the trainer where it is not given. max_length: tokens of prompt and response; the
     trainer's own by default. eos: whether EOS is scored behind plain text, as TRL trains it. wrong_reference: "raise"
     ends a run whose reference is not its policy before the first update; "warn" goes on (where that is meant).
-    tell: hears one line at a time; by default they go to standard error.
+    report: whether verdict.json and report.html are written. tell: hears one line at a time; by default they go to
+    standard error. attrs: what else the tables are to record.
 
     Raises:
         WrongReference: at the beginning of training, see there.
-        BadInput: probes that do not fit, a folder with another run, in one line.
+        BadInput: probes that do not fit; at the beginning of training, a folder with another run.
     """
 
     def __init__(
@@ -90,40 +97,69 @@ class LearningDynamicsCallback(TrainerCallback):
             raise BadInput("every: expected an evaluation strategy for 'eval', got none; set it, or every=50")
         if wrong_reference not in ("raise", "warn"):
             raise BadInput(f"wrong_reference: expected 'raise' or 'warn', got {wrong_reference!r}")
-        self.trainer, self.probes, self.every, self.out = trainer, probes, every, out
+        self.trainer: Any = trainer
+        self.probes, self.every, self.out = probes, every, out
         self.stage, self.arm = stage or policy.stage(trainer), arm
         self.batch_size, self.eos, self.wrong_reference, self.report = batch_size, eos, wrong_reference, report
-        room = positions(trainer.model.config)
-        wanted = max_length or getattr(trainer.args, "max_length", None) or 512
-        self.max_length = wanted if room is None else min(wanted, room)
+        room = positions(getattr(trainer.model, "config", None)) or NO_LIMIT
+        self.max_length = min(max_length or getattr(trainer.args, "max_length", None) or room, room)
         self._tell = tell or live.to_stderr
         self._attrs = dict(attrs or {})
         self._cells: Cells = cells(policy.tokenizer(trainer), probes, max_length=self.max_length, eos=eos)
         self._folder: RunFolder | None = None
-        self._once: _Row0 | None = None
-        self._rows: dict[int, xr.Dataset] = {}
+        self._once: _Once | None = None
+        self._table: xr.Dataset | None = None
+        self._steps: set[int] = set()
+        self._said: set[str] = set()
+        self._training = self._due = False
 
     # What the trainer calls
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Open the folder; before the first update measure policy and reference."""
-        self._open(resumed=state.global_step > 0)
-        if state.global_step not in self._rows:
-            self._measure(state, control)
+        """Open the folder; before the first update look for faults and measure policy and reference."""
+        step = int(state.global_step)
+        if self._training and self._steps == {0} == {step}:
+            return  # the trainer begins again with a smaller batch (auto_find_batch_size)
+        if self._steps and step == 0:
+            raise BadInput("out: expected one training a folder, got a second train() from the beginning; name another")
+        self._open(step)
+        self._training, self._due = True, False
+        if step == 0:
+            with policy.untouched(self.trainer):  # a data set may draw random numbers when it is read
+                found = list(start.faults(self.trainer, self.probes, self._cells))
+            for line in found:
+                self._say(f"step 0: {line}")
+        if not self._steps:
+            self._measure(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Measure every so many updates."""
         if self.every != "eval" and state.global_step % self.every == 0:
-            self._measure(state, control)
+            self._measure_with_loss(state, control)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure what waited for the loss of the same step."""
+        if self._due:
+            self._measure(state)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Measure where the trainer evaluates."""
-        if self.every == "eval":
-            self._measure(state, control)
+        if self._training and (self._due or self.every == "eval"):
+            self._measure(state)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure what waited in vain, before the next update."""
+        if self._due:
+            self._measure(state)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure the last policy, which may not be the one that `load_best_model_at_end` leaves."""
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            self._measure_with_loss(state, control)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure the last policy and say what the run is consistent with."""
-        self._measure(state, control)
+        """Say what the run is consistent with."""
+        self._training = self._due = False
         if policy.is_main(self.trainer) and self.report:
             self._finish()
 
@@ -131,51 +167,67 @@ class LearningDynamicsCallback(TrainerCallback):
 
     @property
     def table(self) -> xr.Dataset:
-        """All evaluations so far, as one table."""
-        return concat([self._rows[step] for step in sorted(self._rows)])
+        """All evaluations so far, as one table.
 
-    def _open(self, *, resumed: bool) -> None:
+        Raises:
+            BadInput: none yet.
+        """
+        if self._table is None:
+            raise BadInput("expected a training that has begun, got none yet; call trainer.train()")
+        return self._table
+
+    def _open(self, step: int) -> None:
+        """The folder, and what of this run it holds already; a new one is made when there is something to write."""
+
+        def rows() -> dict[int, xr.Dataset]:
+            if not policy.is_main(self.trainer):
+                return {}
+            if isinstance(self.out, RunFolder):
+                self._folder = self.out
+            elif step > 0:
+                self._folder = self._create(resume=True)
+            elif (Path(self.out) / "run.json").exists():
+                do = "remove it, name another, or go on with it by train(resume_from_checkpoint=True)"
+                raise BadInput(f"out: expected a new folder, got {self.out} with a run in it; {do}")
+            else:
+                return {}
+            return live.kept(self._folder.path / f"{self.stage}-{self.arm}", before=step)
+
+        found = policy.everywhere(self.trainer, rows)[0]
+        self._steps = set(found)
+        self._table = concat(found.values()) if found else None
+        if self._table is not None:
+            first = self._table.isel(step=0)
+            reference = self._table.ref_logp.values[0] if "ref_logp" in first else None
+            self._once = _Once(reference, float(first.attrs["noise_floor"]))
+            live.news(diagnose(self._table), self._said)  # was said when it was measured
+
+    def _create(self, *, resume: bool) -> RunFolder:
+        assert not isinstance(self.out, RunFolder)
         config: dict[str, Any] = {
             "probes": self.probes.sha256[:16], "tokens": self._cells.fingerprint, "kinds": list(self._cells.kinds),
             "examples": len(self.probes), "max_length": self.max_length, "eos": self.eos, "every": self.every,
-            "stage": self.stage, "arm": self.arm, **policy.told(self.trainer),
+            "stage": self.stage, "arm": self.arm, "seed": int(self.trainer.args.seed), **policy.told(self.trainer),
         }  # fmt: skip
-        if isinstance(self.out, RunFolder):
-            self._folder = self.out
-        elif policy.is_main(self.trainer):
-            command = "toyld.llm.LearningDynamicsCallback"
-            self._folder = RunFolder.create(
-                self.out, command=command, config=config, stages=[self.stage], resume=resumed
-            )
-        path = Path(self.out.path if isinstance(self.out, RunFolder) else self.out)
-        stage, now = path / f"{self.stage}-{self.arm}", self.trainer.state.global_step
-        self._rows = live.kept(stage, until=now, move=policy.is_main(self.trainer))
-        policy.wait(self.trainer)
-        if self._rows:
-            first = self._rows[min(self._rows)]
-            reference = first.ref_logp.values[0] if "ref_logp" in first else None
-            self._once = _Row0(reference, float(first.attrs["noise_floor"]))
+        command = "toyld.llm.LearningDynamicsCallback"
+        return RunFolder.create(self.out, command=command, config=config, stages=[self.stage], resume=resume)
 
-    def _measure(self, state: TrainerState, control: TrainerControl) -> None:
-        step = int(state.global_step)
-        if step in self._rows:  # `on_step_end` may come more than once, and the last update may be an evaluation
+    def _measure_with_loss(self, state: TrainerState, control: TrainerControl) -> None:
+        """Measure now, or as soon as the trainer has logged the loss of this step."""
+        self._due = int(state.global_step) not in self._steps
+        if not control.should_log:
+            self._measure(state)
+
+    def _measure(self, state: TrainerState) -> None:
+        step, self._due = int(state.global_step), False
+        if step in self._steps:  # `on_step_end` may come more than once, and the last update may be an evaluation
             return
-        scores = policy.score(self.trainer, self._cells.items, batch_size=self.batch_size)
-        if self._once is None:
-            with policy.reference(self.trainer) as model:
-                mine = (
-                    None
-                    if model is None
-                    else policy.score(self.trainer, self._cells.items, model=model, batch_size=self.batch_size).logp
-                )
-            some = self._cells.of("chosen")[: 2 * self.batch_size]
-            items = [self._cells.items[i] for i in some]
-            floor = policy.noise(self.trainer, items, scores.at(some), batch_size=self.batch_size)
-            self._once = _Row0(None if mine is None else self._cells.spread(mine), floor)
-        table = self._cells.table(scores, self._once.reference)
-        table |= live.logged(state)
+        with policy.untouched(self.trainer):
+            scores = policy.score(self.trainer, self._cells.items, self._cells.rows, batch_size=self.batch_size)
+            if self._once is None:
+                self._once = self._measure_once(scores)
         ds = trajectory(
-            table,
+            self._cells.table(scores, self._once.reference) | live.logged(state),
             step=[step],
             probe=self._cells.kinds,
             example=self._cells.examples,
@@ -189,45 +241,65 @@ class LearningDynamicsCallback(TrainerCallback):
                 **policy.told(self.trainer), **self._attrs,
             },
         )  # fmt: skip
-        self._rows[step] = ds
-        if self._folder is not None and policy.is_main(self.trainer):
-            self._folder.write(ds)
-        found = diagnose(self.table)
-        if step == 0:
-            self._first(found)
-        else:
-            for line in live.news(found, self._said):
-                self._say(line)
-        live.mirror(self.trainer, control, live.keys(self.table, found))
-
-    _said: set[str]
-
-    def _first(self, found: Any) -> None:
-        """Say what was found before the first update; a wrong reference ends the run."""
-        self._said = set()
-        assert self._once is not None
-        if found.verdict == "wrong-reference":
-            text = next(f["text"] for f in found.findings if f["code"] == "reference-suspect")
-            line = f"wrong reference: {text}; {policy.remedy(self.trainer)}"
-            if self.wrong_reference == "raise":
-                raise WrongReference(
-                    f"expected a reference equal to the policy before the first update, got another: {text}; "
-                    f"{policy.remedy(self.trainer)}, or pass wrong_reference='warn' if it is meant"
-                )
+        first = self._table is None
+        self._table = ds if self._table is None else concat([self._table, ds])
+        found = diagnose(self._table)
+        if first:
+            self._begin(found, step)
+        policy.everywhere(self.trainer, lambda: self._write(ds, found))
+        self._steps.add(step)
+        for line in live.news(found, self._said):
             self._say(line)
-        self._say(live.opening(self.table, self._once.reference, self._once.noise_floor))
+        live.mirror(self.trainer, live.keys(self._table, found))
+
+    def _measure_once(self, scores: Any) -> _Once:
+        items, rows = self._cells.items, self._cells.rows
+        with policy.reference(self.trainer) as model:
+            mine = None
+            if model is not None:
+                mine = policy.score(self.trainer, items, rows, model=model, batch_size=self.batch_size).logp
+        some = self._cells.of("chosen")[: 2 * self.batch_size]
+        shown = [items[i] for i in some]
+        floor = policy.noise(self.trainer, shown, scores.at(some), batch_size=self.batch_size)
+        return _Once(None if mine is None else self._cells.spread(mine), floor)
+
+    def _begin(self, found: Verdict, step: int) -> None:
+        """Say what was found at the first evaluation; a wrong reference ends the run."""
+        assert self._once is not None
+        line = f"step {step}: {len(self._cells.examples)} prompts × {len(self._cells.kinds)} kinds"
+        line += f" ({self._cells.n_cut} responses cut)" if self._cells.n_cut else ""
+        noise = f"scoring noise {self._once.noise_floor:.1e} nats/token"
+        if step > 0:
+            self._say(f"{line}; {noise}; resumed in a new folder: changes count from here, not from the beginning")
+            return
+        told, wrong = start.reference(self.trainer, self.table, found, self._once.noise_floor)
+        if wrong and self.wrong_reference == "raise":
+            raise WrongReference(
+                f"expected the policy as reference before the first update, got another: {wrong}, "
+                "or pass wrong_reference='warn' if it is meant"
+            )
+        if wrong:
+            self._said.add("wrong-reference")
+            self._say(f"step 0: wrong reference: {wrong}")
+        self._say("; ".join([line, *told, noise]))
+
+    def _write(self, ds: xr.Dataset, found: Verdict) -> None:
+        if not policy.is_main(self.trainer):
+            return
+        self._folder = self._folder or self._create(resume=False)
+        self._folder.write(ds)
+        if self.report:
+            board = runs_as_json([(f"{self.stage}-{self.arm}", self.table, found)])
+            text = json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            write_whole(self._folder.path / "verdict.json", text.encode())
+
+    def _finish(self) -> None:
+        assert self._folder is not None
+        found = diagnose(self.table)
+        page = html([(f"{self.stage}-{self.arm}", self.table, found)])
+        write_whole(self._folder.path / "report.html", page.encode())
+        self._say(live.closing(found, self._folder.path))
 
     def _say(self, line: str) -> None:
         if policy.is_main(self.trainer):
             self._tell(line)
-
-    def _finish(self) -> None:
-        assert self._folder is not None
-        ds = self.table
-        found = diagnose(ds)
-        name = f"{self.stage}-{self.arm}"
-        entry = (name, ds, found)
-        text = json.dumps(runs_as_json([entry]), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(self._folder.path / "verdict.json", text.encode())
-        write_whole(self._folder.path / "report.html", html([entry]).encode())
-        self._say(live.closing(found, self._folder.path))

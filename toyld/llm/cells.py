@@ -35,6 +35,11 @@ class Cells:
         return sum(item.cut > 0 for item in self.items)
 
     @property
+    def rows(self) -> list[int]:
+        """The example of each response, by number."""
+        return [example for _, example in self.where]
+
+    @property
     def fingerprint(self) -> str:
         """Of all tokens and boundaries."""
         tokens = [[item.start, *item.ids] for item in self.items]
