@@ -19,7 +19,7 @@ LEVELS = [
     {"report"},
     {"digits", "tiny", "llm"},
     {"scoreboard"},
-    {"figures", "lab", "running", "cli", "cli_run", "__main__"},
+    {"figures", "lab", "running", "cli", "cli_llm", "cli_run", "__main__"},
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 
@@ -63,7 +63,7 @@ def test_import_toyld_loads_the_standard_library_only():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_modules_that_compute_do_not_import_the_terminal(path):
-    if home(path) in ("cli", "cli_run") or path.name == "__main__.py":
+    if home(path) in ("cli", "cli_llm", "cli_run") or path.name == "__main__.py":
         return
     top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
     names = {(a.name if isinstance(n, ast.Import) else n.module or "").split(".")[0] for n in top for a in n.names}

@@ -24,12 +24,9 @@ _Numbers = Annotated[tuple[float, ...] | None, arg(metavar="NUMBER…", help_beh
 _Globs = Annotated[tuple[str, ...], arg(metavar="[GLOB…]", help_behavior_hint="")]
 _Paths = Annotated[tuple[str, ...], arg(metavar="PATH…", help_behavior_hint="")]
 _Names = Annotated[tuple[str, ...], arg(metavar="[NAME…]", help_behavior_hint="")]
-_Steps = Annotated[tuple[int, ...], arg(metavar="STEP…", help_behavior_hint="")]
-_Kinds = Annotated[str, arg(metavar="KIND,…", help_behavior_hint="")]
-_Negated = Annotated[bool, arg(help_behavior_hint="")]  # shown as --no-…: its help says what that does
 _Classes = Annotated[str | None, arg(metavar="CLASS,…", help_behavior_hint="")]
 
-__all__ = ["claims", "diagnose", "figures", "guard", "main", "objectives", "probe", "step"]
+__all__ = ["claims", "diagnose", "figures", "guard", "main", "objectives", "step"]
 
 
 def claims(
@@ -208,71 +205,6 @@ def figures(
     return render(list=list, only=only, size=size, out=out, format=format, check=check, from_data=from_data)
 
 
-def probe(
-    *,
-    models: Annotated[tuple[str, ...], arg(metavar="MODEL…")],
-    data: Path,
-    out: Path,
-    reference: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None,
-    steps: _Steps = (),
-    kinds: _Kinds = "",
-    held_out: bool = False,
-    n: int = 128,
-    max_length: int = 512,
-    batch_size: int = 8,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    eos: _Negated = True,
-    seed: int = 0,
-    resume: bool = False,
-    stage: str = "dpo",
-    arm: str = "baseline",
-) -> int:
-    """Score preference pairs and other probes at saved checkpoints of a language model, into a run folder.
-
-    Args:
-        models: Checkpoints in training order, the policy before training first: folders, PEFT adapters, Hub names.
-        data: Preference pairs: JSON lines with prompt, chosen, rejected and, where there are, further responses.
-        out: The run folder; one file a checkpoint, which `toyld diagnose` reads at any time.
-        reference: The reference model, if its log-probabilities are wanted too.
-        steps: Optimiser steps of the checkpoints (by default from trainer_state.json, else 0, 1, 2, …).
-        kinds: Response kinds, separated by commas; by default chosen, rejected, those that the data carry, irr_train
-            and random_permute.
-        held_out: The run does not train on these pairs (another prompt's answer is then irr_test).
-        n: Examples at most, a random sample.
-        max_length: Tokens of prompt and response; the prompt loses its beginning first.
-        batch_size: Responses scored at once.
-        dtype: What the model computes in; the softmax is in float32 always.
-        device: Where; auto is cuda if there is one.
-        eos: Do not score the EOS token behind a plain-text response (by default it is scored, as TRL trains it).
-        seed: Of the choice of examples and of the made responses.
-        resume: Go on with a run folder: measure what is missing.
-        stage: Name of the stage.
-        arm: Name of the arm.
-    """
-    from toyld.llm.terminal import show
-
-    return show(
-        models,
-        data,
-        out,
-        reference=reference,
-        steps=steps or None,
-        kinds=tuple(filter(None, kinds.split(","))),
-        held_out=held_out,
-        n=n,
-        max_length=max_length,
-        batch_size=batch_size,
-        dtype=dtype,
-        device=device,
-        eos=eos,
-        seed=seed,
-        resume=resume,
-        stage=stage,
-        arm=arm,
-    )
-
-
 def diagnose(
     paths: Positional[_Paths] = (),
     /,
@@ -313,13 +245,15 @@ def _write_json(path: Path, value: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `toyld`."""
-    from toyld.cli_run import contexts, digits, tiny
+    from toyld.cli_llm import probe, probes, scan
+    from toyld.cli_run import contexts, digits, llm, tiny
 
     app, worlds = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     worlds.command(contexts)
     worlds.command(digits)
     worlds.command(tiny)
-    for command in (claims, diagnose, figures, objectives, probe):
+    worlds.command(llm)
+    for command in (claims, diagnose, figures, objectives, probe, probes, scan):
         app.command(command)
     app.command(worlds, name="run", help="Fine-tune a world of this package, into a folder that can be diagnosed.")
     app.command(step)

@@ -17,6 +17,8 @@ _Counts = Annotated[tuple[int, ...] | None, arg(metavar="N…", help_behavior_hi
 _Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
 _Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 _Data = Annotated[str | None, arg(metavar="PATH|embedded|download", help_behavior_hint="")]
+_Word = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+_Kinds = Annotated[str, arg(metavar="KIND,…", help_behavior_hint="")]
 _Arms = Annotated[tuple[str, ...] | None, arg(metavar="ARM…", help_behavior_hint="")]
 _Images = Annotated[int | Literal["all"] | None, arg(metavar="N|all", help_behavior_hint="")]
 
@@ -221,59 +223,90 @@ def llm(
     out: Path,
     model: str,
     data: str,
+    probe_data: _Word = None,
     recipe: Literal["small", "paper"] = "small",
     resume: bool = False,
     arms: _Arms = None,
     objective: str = "dpo",
     beta: _Number = None,
-    optimizer: str | None = None,
+    sft_term: _Number = None,
+    optimizer: _Word = None,
     sft_lr: _Number = None,
     lr: _Number = None,
+    warmup: _Count = None,
+    clip: _Number = None,
     sft_epochs: _Number = None,
     epochs: _Number = None,
     batch: _Count = None,
+    accumulation: _Count = None,
     pairs: _Count = None,
+    held_out: _Number = None,
     probes: _Count = None,
+    kinds: _Kinds = "",
     evaluations: _Count = None,
+    every: _Count = None,
     max_length: _Count = None,
     lora: _Count = None,
+    bf16: bool = False,
+    checkpointing: bool = False,
     seed: _Count = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int = 1,
 ) -> int:
     """SFT, then preferences, of a Hugging Face model in TRL's own trainers, probed; after plain and after extended SFT.
 
+    What is not given depends on the recipe; numbers below are for small | paper. With several processes (accelerate
+    launch, torchrun) they share the rows of an update, and one writes.
+
     Args:
-        out: Folder to write: a run folder.
+        out: Folder to write: a run folder, with the models at the end of each stage.
         model: A folder, or a name on the Hub.
-        data: Preference pairs: a file, a folder of `datasets`, or a name on the Hub.
-        recipe: paper: rates, batch and lengths of the paper (for models of hundreds of millions of parameters).
+        data: Preference pairs: a file, a folder of `datasets`, or a name on the Hub. The first rows are trained on.
+        probe_data: What to measure instead of the first pairs: a probe set, or other pairs.
+        recipe: small: for models of up to some millions of parameters, minutes of a CPU. paper: as the paper trained
+            models of .4 to 2.8 billion parameters.
         resume: Go on with the run that is there.
-        arms: Some of baseline, extend-updates, extend-passes, on-policy.
+        arms: Some of baseline, extend-updates (SFT on rejected answers, too, in as many updates), extend-passes (in as
+            many passes over the chosen answers, so twice the updates), on-policy (rejected answers are those of the
+            model after SFT). (the first three)
         objective: Of the stage after SFT; see `toyld objectives`.
-        beta: β of the objective.
-        optimizer: As TRL names it: rmsprop, adamw, …
-        sft_lr: Learning rate of SFT.
-        lr: Learning rate of the stage after it.
-        sft_epochs: Passes of SFT over the pairs, in the arm baseline.
-        epochs: Passes of the stage after it.
-        batch: Pairs an update.
-        pairs: So many of the pairs, at most.
-        probes: So many prompts are measured.
-        evaluations: Of each stage, evenly spaced.
-        max_length: Tokens of prompt and response.
-        lora: Rank of adapters; without it all weights are trained.
-        seed: Of the order of the data and of the probes.
-        device: cuda: a GPU.
-        threads: Of the CPU.
+        beta: β of the objective. (the objective's own, 0.1 for dpo)
+        sft_term: Weight of the mean −log π a token of the chosen answers, added to it. (0)
+        optimizer: As TRL names it: rmsprop, adamw, sgd, … (rmsprop)
+        sft_lr: Learning rate of SFT. (5e-05 | 5e-07)
+        lr: Learning rate of the stage after it. (1e-05 | 5e-07)
+        warmup: Updates at the beginning of each stage in which its rate rises; it stays from there. (20 | 150)
+        clip: Largest norm of a gradient. (10 | 10)
+        sft_epochs: Passes of SFT over the pairs, in the arm baseline; may be fractional. (2 | 4)
+        epochs: Passes of the stage after it. (2 | 8)
+        batch: Pairs (in SFT answers) at once, in all processes together. (8 | 4)
+        accumulation: So many batches are one update. (1 | 1)
+        pairs: So many pairs are trained on, the first of the data. (400 | 5000)
+        held_out: So many rows of the data, or a share of them, are kept out of the pairs, by seed and prompts; their
+            answers are irr_test. Without it the rows behind the pairs are. (0)
+        probes: So many prompts are measured, the first that are trained on. (48 | 500)
+        kinds: Response kinds, separated by commas; by default chosen, rejected, those that the data carry, irr_train,
+            random_permute, and irr_test and random_nonhum where rows are not trained on.
+        evaluations: Of each stage, evenly spaced. (10; the paper's: see every)
+        every: An evaluation each time so many rows were trained on. (see evaluations; 1000)
+        max_length: Tokens of prompt and response; the prompt loses its beginning first, down to half of them.
+            (256 | 512)
+        lora: Rank of adapters on all linear layers; they are merged after each stage. (all weights are trained)
+        bf16: Products in bfloat16; weights stay in float32.
+        checkpointing: Activations are computed again in the backward pass, which takes less memory.
+        seed: Of the order of the rows, of what is held out, and of the probes. (0 | 1024)
+        device: auto is cuda if there is one. On cuda a resumed run ends with other last digits.
+        threads: Of the CPU, in each process. With several, a resumed run may end with other last digits.
     """
     from toyld.running import llm as show
 
     given = {
-        "model": model, "data": data, "arms": arms, "objective": objective, "beta": beta, "optimizer": optimizer,
-        "sft_lr": sft_lr, "lr": lr, "sft_epochs": sft_epochs, "epochs": epochs, "batch": batch, "pairs": pairs,
-        "probes": probes, "evaluations": evaluations, "max_length": max_length, "lora": lora, "seed": seed,
-        "device": device, "threads": threads,
+        "model": model, "data": data, "probe_data": probe_data, "arms": arms, "objective": objective, "beta": beta,
+        "sft_term": sft_term, "optimizer": optimizer, "sft_lr": sft_lr, "lr": lr, "warmup": warmup, "clip": clip,
+        "sft_epochs": sft_epochs, "epochs": epochs, "batch": batch, "accumulation": accumulation, "pairs": pairs,
+        "held_out": held_out, "probes": probes, "kinds": tuple(filter(None, kinds.split(","))),
+        "evaluations": evaluations, "every": every, "max_length": max_length, "lora": lora, "bf16": bf16,
+        "checkpointing": checkpointing, "seed": seed, "device": device, "threads": threads,
     }  # fmt: skip
     return show(out, resume=resume, recipe=recipe, given=given)
 

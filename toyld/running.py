@@ -23,9 +23,10 @@ from toyld.trajectory import read_folder
 if TYPE_CHECKING:  # torch is loaded when networks are run
     from toyld.digits import Digits
     from toyld.digits.command import Plan as DigitsPlan
+    from toyld.llm.plan import Plan as LlmPlan
     from toyld.tiny.plan import Plan as TinyPlan
 
-__all__ = ["contexts", "digits", "digits_plan", "grid_of", "plan_of", "tiny", "tiny_plan"]
+__all__ = ["contexts", "digits", "digits_plan", "grid_of", "llm", "llm_plan", "plan_of", "tiny", "tiny_plan"]
 
 _AXES = {"beta": "beta", "lr": "lr", "sft_steps": "sft", "temperature": "temperature", "common": "common"}
 
@@ -234,16 +235,34 @@ def _sweep(out: Path, grid: Grid, resume: bool, workers: int) -> int:
     return 0
 
 
-def llm(out: Path, /, *, resume: bool, recipe: str, given: Mapping[str, Any]) -> int:
-    """Do what `toyld run llm` was asked to; its exit code."""
-    from toyld.llm.command import run
+def llm_plan(recipe: str, /, **given: Any) -> LlmPlan:
+    """The plan of a recipe with what is given instead of its settings.
+
+    >>> plan = llm_plan("paper", model="M", data="D", sft_lr=1e-6, beta=0.2)
+    >>> plan.sft_lr, plan.lr, plan.parameters, plan.updates("dpo", plan.pairs)
+    (1e-06, 5e-07, {'beta': 0.2}, 10000)
+    """
+    from toyld.llm.checkpoints import pick_device
     from toyld.llm.plan import RECIPES, Plan
 
     known = {name: value for name, value in given.items() if value is not None}
     parameters = {"beta": known.pop("beta")} if "beta" in known else {}
-    plan = Plan(**{**RECIPES[recipe], **known, "parameters": parameters})
+    if "device" in known:
+        known["device"] = pick_device(known["device"])
+    if "evaluations" in known and "every" not in known:
+        known["every"] = None  # in the place of the recipe's
+    return Plan(**{**RECIPES[recipe], **known, "parameters": parameters})
+
+
+def llm(out: Path, /, *, resume: bool, recipe: str, given: Mapping[str, Any]) -> int:
+    """Do what `toyld run llm` was asked to; its exit code."""
+    from toyld.llm.command import run
+
+    plan = llm_plan(recipe, **given)
     with _stages() as tell:
-        run(out, plan, resume=resume, tell=tell)
+        speaks = run(out, plan, resume=resume, tell=tell)
+    if not speaks:
+        return 0
     return diagnose((str(out),), json_file=out / "verdict.json", html_file=out / "report.html")
 
 
@@ -260,7 +279,7 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
 
         def tell(what: str, done: int, total: int) -> None:
             if done < 0:
-                bar.console.print(what)
+                bar.console.print(what, markup=False, soft_wrap=True)  # a line stays a line
                 return
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total)

@@ -2,142 +2,164 @@
 
     run.json, verdict.json           the plan; the verdict at the end
     sft-baseline/, dpo-baseline/, …  evaluations, a file each
+    on-policy.jsonl                  what the model said itself, where an arm is trained on it
     models/STAGE-ARM/                the model at the end of a stage (safetensors)
-    checkpoints/STAGE-ARM/           the Trainer's own checkpoints, from which a killed run goes on
+    checkpoints/STAGE-ARM/           the Trainer's own checkpoints of the stage under way, read from here alone
 
 Every stage starts from saved weights and has its reference loaded from the same: nothing depends on what another stage
-left in memory. A stage whose model is there is done.
+left in memory. Any number of processes may run it (accelerate launch, torchrun): one writes and speaks.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from toyld.llm import checkpoints
 from toyld.llm.plan import ARMS, Plan
-from toyld.llm.sources import Pairs, pairs_for_training
-from toyld.probes import ProbeSet, make, sampler_from_model
+from toyld.llm.sources import write_rows
+from toyld.llm.taught import Taught, taught
+from toyld.probes import PreferenceError, cached, sampler_from_model
 from toyld.trajectory import RunFolder
 
 __all__ = ["run"]
 
-KINDS = ("other_prompt", "permuted")  # beside those that the data carry
+Tell = Callable[[str, int, int], None]
+LIBRARIES = ("trl", "peft", "accelerate", "datasets", "huggingface_hub", "torch.distributed")
 
 
-def run(
-    out: Path,
-    plan: Plan,
-    /,
-    *,
-    resume: bool = False,
-    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> None:
-    """Write the run folder of a plan; with `resume` go on with the one that is there.
+def run(out: Path, plan: Plan, /, *, resume: bool = False, tell: Tell = lambda what, done, total: None) -> bool:
+    """Write the run folder of a plan; with `resume` go on with the one that is there. Whether this process speaks.
+
+    tell: hears (stage, updates done, updates in all), and (line, −1, 0) for a line to show.
 
     Raises:
-        BadInput: a model or data that cannot be read, a folder with another run, in one line.
+        BadInput: a model or data that cannot be read, a folder with another run, a descent that came apart, a full
+            disk, in one line.
     """
     import torch
-    from accelerate import PartialState
 
-    state = PartialState(cpu=plan.device == "cpu")
-    torch.set_num_threads(plan.threads)
-    with checkpoints.quiet():
-        checkpoints.load_config(plan.model)
-        pairs = pairs_for_training(plan.data, seed=plan.seed)
-        tokenizer = checkpoints.load_tokenizer((plan.model,), chat=pairs.conversational)
-        rows = pairs.rows()[: plan.pairs]
-        config = asdict(plan) | {"weights": checkpoints.fingerprint(plan.model), "sha256": pairs.train.sha256}
-        folder = None
-        if state.is_main_process:
-            folder = RunFolder.create(out, command="toyld run llm", config=config, stages=plan.stages, resume=resume)
-        state.wait_for_everyone()
-        folder = folder or RunFolder(Path(out), plan.stages)
-        probes = _probes(plan, pairs)
-        for arm in plan.taught:
-            both = ARMS[arm].both
-            _stage(folder, plan, "sft", arm, plan.model, tokenizer, pairs.sft(both=both), rows, probes, tell, state)
-        for arm in plan.arms:
-            before = str(folder.path / "models" / f"sft-{ARMS[arm].sft}")
-            _stage(folder, plan, plan.stages[1], arm, before, tokenizer, rows, rows, probes, tell, state)
+    with hushed():
+        from accelerate import PartialState
+
+        state = PartialState(cpu=plan.device == "cpu")
+        plan = replace(plan, processes=state.num_processes)
+        torch.set_num_threads(plan.threads)
+        tell = tell if state.is_main_process else lambda what, done, total: None
+        data, folder = _first(state, lambda: _create(out, plan, resume)), RunFolder(Path(out), plan.stages)
+        for line in data.notes:
+            tell(line, -1, 0)
+        (folder.path / "models").mkdir(exist_ok=True)
+        for stage, given in _stages(folder, plan, data, state, tell):
+            stage.train(folder, plan, given, state, tell)
+    return bool(state.is_main_process)
 
 
-def _probes(plan: Plan, pairs: Pairs) -> ProbeSet:
-    carried = {key for row in pairs.train.rows for key in row.extra}
-    n = min(plan.probes, len(pairs.train))
-    return make(pairs.train, plan.kinds or (*KINDS, *carried), seed=plan.seed, n=n)
+def _create(out: Path, plan: Plan, resume: bool) -> Taught:
+    """Everything that may be refused, then the folder; what is taught."""
+    checkpoints.load_config(plan.model)
+    data = taught(plan)
+    prints = {
+        "weights": checkpoints.fingerprint(plan.model),
+        "rows": data.pairs.train.sha256,
+        "probing_set": data.probes.sha256,
+    }
+    config = {**plan.config(), "fingerprints": prints}
+    RunFolder.create(out, command="toyld run llm", config=config, stages=plan.stages, resume=resume)
+    return data
 
 
-def _stage(
-    folder: RunFolder,
-    plan: Plan,
-    stage: str,
-    arm: str,
-    before: str,
-    tokenizer: Any,
-    data: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
-    probes: ProbeSet,
-    tell: Callable[[str, int, int], None],
-    state: Any,
-) -> None:
-    """One stage of one arm from the weights in `before`; its model stands in models/STAGE-ARM afterwards."""
-    from transformers.trainer_utils import get_last_checkpoint, set_seed
+def _stages(folder: RunFolder, plan: Plan, data: Taught, state: Any, tell: Tell) -> Iterator[tuple[Any, Taught]]:
+    """Every stage in order with what it teaches; a stage's weights are there when the one after it is asked for."""
+    from toyld.llm.stage import Stage
 
-    from toyld.llm.callback import LearningDynamicsCallback
-    from toyld.llm.trainers import preferences, supervised
+    many, second = len(data.pairs.train), plan.stages[1]
+    common = {"experiment": "stages", "model": Path(plan.model).name, "seed": plan.seed, "batch": plan.rows}
 
-    name = f"{stage}-{arm}"
-    done, kept = folder.path / "models" / name, folder.path / "checkpoints" / name
-    first, many = stage == "sft", len(rows)
-    steps, every = plan.updates("sft" if first else "dpo", many, arm), plan.every("sft" if first else "dpo", many)
-    if (done / "config.json").is_file():
-        tell(name, steps, steps)
-        return
-    set_seed(plan.seed)
-    policy = checkpoints.load_model(before, dtype=plan.dtype, device=plan.device)
-    options = {"steps": steps, "save": every, "processes": state.num_processes}
-    attrs: dict[str, Any] = {"experiment": "stages", "model": Path(plan.model).name, "seed_of_data": plan.seed}
-    if first:
-        trainer = supervised(plan, policy, tokenizer, data, kept, **options)
-        attrs |= {"objective": "sft", "parameters": {}}
-    else:
-        reference = checkpoints.load_model(before, dtype=plan.dtype, device=plan.device)
-        if arm == "on-policy":
-            say = sampler_from_model(reference, tokenizer, seed=plan.seed)
-            data = [{**row, "rejected": say(row["prompt"]) or row["rejected"]} for row in data]
-        trainer = preferences(plan, policy, reference, tokenizer, data, kept, **options)
-        attrs |= {"objective": plan.objective, "parameters": dict(plan.parameters), **plan.length(arm, many)}
-    trainer.add_callback(
-        LearningDynamicsCallback(
-            trainer, probes, out=folder, every=every, stage=stage, arm=arm, max_length=plan.max_length, report=False,
-            attrs=attrs, tell=lambda line: tell(f"{name}: {line}", -1, steps),
-        )
-    )  # fmt: skip
-    trainer.add_callback(_progress(name, steps, tell))
-    last = get_last_checkpoint(str(kept)) if kept.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    def stage(name: str, arm: str, before: str, rows: list[dict[str, Any]], **attrs: Any) -> Stage:
+        steps, every = plan.updates(name, many, arm), plan.between(name, many)
+        return Stage(name, arm, before, rows, name != "sft", steps, every, {**common, **attrs})
+
+    for arm in plan.taught:
+        rows = data.pairs.sft(both=ARMS[arm].both)
+        yield stage("sft", arm, plan.model, rows, objective="sft", parameters={}), data
+    attrs = {"objective": plan.objective, "parameters": dict(plan.parameters), "sft_term": plan.sft_term}
+    for arm in plan.arms:
+        before = str(folder.path / "models" / f"sft-{ARMS[arm].sft}")
+        given = data.answered(plan, _own(folder, plan, data, before, state, tell)) if arm == "on-policy" else data
+        yield stage(second, arm, before, given.pairs.rows(), **attrs, **plan.length(arm, many)), given
+
+
+def _own(folder: RunFolder, plan: Plan, data: Taught, model: str, state: Any, tell: Tell) -> list[str]:
+    """What a model answers to every prompt: one process asks and keeps it, the others are told."""
+    file, cache = folder.path / "on-policy.jsonl", folder.path / "checkpoints" / "on-policy.sqlite"
+    prompts = [row["prompt"] for row in data.pairs.rows()]
+
+    def answers() -> list[str]:
+        if not file.is_file():
+            cache.parent.mkdir(exist_ok=True)
+            loaded, room = checkpoints.load_model(model, device=str(state.device)), plan.max_length // 2
+            said = cached(sampler_from_model(loaded, data.tokenizer, seed=plan.seed, room=room), cache)
+            rows = []
+            for prompt in prompts:
+                try:
+                    answer = said(prompt)
+                except PreferenceError:  # it fills the context
+                    answer = ""
+                # What the model had not ended: EOS behind it would be a token that the model never said.
+                if len(data.tokenizer(answer, add_special_tokens=False)["input_ids"]) >= room - 1:
+                    answer = ""
+                rows.append({"prompt": prompt, "response": answer})
+                tell("on-policy answers", len(rows), len(prompts))
+            write_rows(file, rows)
+        cache.unlink(missing_ok=True)
+        return [json.loads(line)["response"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+    return list(_first(state, answers))
+
+
+def _first(state: Any, do: Callable[[], Any]) -> Any:
+    """What the main process makes, on all; where it refuses, the others end without a word."""
+    if state.num_processes == 1:
+        return do()
+    from accelerate.utils import broadcast_object_list
+
+    made: list[Any] = [None, False]
+    refused: Exception | None = None
     if state.is_main_process:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model = model.merge_and_unload() if plan.lora is not None else model
-        part = done.with_name(f".{name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        part.replace(done)
-        shutil.rmtree(kept, ignore_errors=True)
-    state.wait_for_everyone()
+        try:
+            made = [do(), True]
+        except Exception as error:  # a full disk, no memory: the others would wait for ever
+            refused = error
+    broadcast_object_list(made)
+    if not made[1]:
+        raise refused or SystemExit(2)
+    return made[0]
 
 
-def _progress(name: str, steps: int, tell: Callable[[str, int, int], None]) -> Any:
-    from transformers import TrainerCallback
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """The libraries' progress bars, advice and warnings of what will change off for the while."""
+    with checkpoints.quiet(), warnings.catch_warnings():
+        import datasets
 
-    class Progress(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            tell(name, state.global_step, steps)
-
-    return Progress()
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loggers = [logging.getLogger(name) for name in LIBRARIES]
+        levels, bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars:
+                datasets.enable_progress_bars()

@@ -19,7 +19,7 @@ __all__ = ["FORM", "SHAPE", "dialogues", "pretrain"]
 
 FORM = "\n\nHuman: {prompt}\n\nAssistant: {response}"
 END = "<|endoftext|>"
-SHAPE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 4}
+SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 4}
 
 
 def dialogues(path: str | Path, /) -> Iterator[str]:
@@ -58,7 +58,7 @@ def pretrain(
     seed: int = 0,
     bf16: bool = True,
     held_out: int = 200,
-    shape: dict[str, int] | None = None,
+    shape: dict[str, Any] | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Train tokenizer and model on the rows of `data` into the folder `out`; what came of it, as in `out/report.json`.
@@ -108,7 +108,8 @@ def pretrain(
     trainer.train(resume_from_checkpoint=last)
     model.save_pretrained(out)
     report = {
-        "parameters": model.num_parameters(), "tokens": len(train) * length, "updates": trainer.state.global_step,
+        "parameters": model.num_parameters(), "tokens": trainer.state.global_step * batch * length,
+        "updates": trainer.state.global_step,
         "first_loss": first, "held_out_loss": trainer.evaluate()["eval_loss"], "vocabulary": len(tokenizer),
         "seed": seed, "rows": len(texts) - held_out,
     }  # fmt: skip
