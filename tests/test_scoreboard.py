@@ -111,7 +111,7 @@ def test_the_board_fails_where_any_cell_surprises(monkeypatch, capsys):
     from toyld.cli import claims as command
 
     for cell, code in (("refuted", 1), ("undecided", 0)):
-        for rung in ("contexts", "tiny"):
+        for rung in ("contexts", "tiny", "llm"):
             monkeypatch.setitem(scoreboard.SERVES, rung, lambda *_, rung=rung: result(rung, "holds"))
         monkeypatch.setitem(scoreboard.SERVES, "published", lambda *_, verdict=cell: result("published", verdict))
         monkeypatch.setattr(claims, "evaluate", lambda *_, rung, verdict=cell, **__: result(rung, verdict))

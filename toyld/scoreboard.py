@@ -5,13 +5,13 @@ nothing serves yet reads *not run*. All run claims of a rung are one family of t
 cell does not depend on which claims were asked for. A run claim may be expected to come out differently from rung to
 rung; the board is as expected where every cell that was computed is. A cell of a rung with experiments (`contexts`,
 `digits`, `tiny`) is computed now, in small worlds, and carries what was recorded of larger ones (`paper`), which
-decides nothing.
+decides nothing. A cell of the rung `llm` is what was recorded of runs of real language models: none is computed.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "record",
     "record_contexts",
     "record_experiments",
+    "record_llm",
     "row",
     "score",
     "surprises",
@@ -65,11 +66,9 @@ def _evaluate(rung: str, claim: Claim, examples: int, seed: int) -> Result | Run
     return evaluate(claim, examples=examples, seed=seed, rung=rung)
 
 
-# rung -> (claim, examples, seed) -> Result, or RunResult (runs have seeds of their own, logs draw nothing: examples and
-# seed do not count there)
-SERVES: dict[str, Callable[[Any, int, int], Any]] = {
-    rung: functools.partial(_evaluate, rung) for rung in ("softmax", "contexts", "digits", "tiny", "published")
-}
+# rung -> (claim, examples, seed) -> Result, or RunResult (runs have seeds of their own, logs and recordings draw
+# nothing: examples and seed do not count there)
+SERVES: dict[str, Callable[[Any, int, int], Any]] = {rung: functools.partial(_evaluate, rung) for rung in RUNGS}
 
 
 def _number(x: float | None) -> float | None:
@@ -197,17 +196,16 @@ def score(
         BadInput: an unknown rung, or no claim that lives there.
     """
     from toyld.checked import BadInput
-    from toyld.claims import RunClaim
+    from toyld.claims import RunClaim, real_runs, recorded
 
     if rung is not None and rung not in RUNGS:
         msg = f"expected a rung out of {', '.join(RUNGS)}, got {rung!r}"
         raise BadInput(msg)
     chosen = [c for c in claims if rung is None or rung in c.rungs]
-    for at in rungs.served():
+    for at in (*rungs.served(), "llm"):
         if rung in (None, at) and any(isinstance(c, RunClaim) and at in c.rungs for c in chosen):
-            from toyld.claims import recorded
-
-            recorded.packaged(at)  # a damaged file is bad input, not a broken check
+            # A damaged file is bad input, not a broken check.
+            real_runs.evidence() if at == "llm" else recorded.packaged(at)
     if not chosen:
         msg = f"expected claims at rung {rung!r}, got none of those chosen; leave --rung out to see where they live"
         raise BadInput(msg)
@@ -289,8 +287,29 @@ def record_contexts(folder: str | Path, /, *, only: Iterable[str] = ()) -> None:
     record_experiments("contexts", folder, only=only)
 
 
+def record_llm(
+    folders: Iterable[str | Path],
+    out: str | Path,
+    /,
+    *,
+    hardware: str | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> None:
+    """Write the run claims' evidence from run folders of `toyld run llm`, `llm-NAME.json` for each, into a folder.
+
+    `hardware`, `seconds` (by folder name): of the runs, where this machine and the files' times do not tell. Recordings
+    that lie in `out` stay, and all are one family.
+
+    Raises:
+        BadInput: not a finished run of `toyld run llm`, not a folder, or tracked files that differ from their commit.
+    """
+    from toyld.claims import from_runs
+
+    from_runs.record(folders, out, hardware=hardware, seconds=seconds)
+
+
 def table(rows: Iterable[dict[str, Any]], /) -> Table:
-    """The board for a terminal: one line a claim, unexpected verdicts in red."""
+    """The board for a terminal: one line a claim, unexpected verdicts in red; what nothing was tried on has none."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -312,7 +331,8 @@ def table(rows: Iterable[dict[str, Any]], /) -> Table:
     for r in rungs:
         out.add_column(r, no_wrap=True)
     for one in rows:
-        style = None if one["verdict"] == one["expect"] and not surprises(one) else "bold red"
+        good = one["verdict"] in (one["expect"], "not run") and not surprises(one)
+        style = None if good else "bold red"
         cells = [words(one["kind"], one["cells"][r]) if r in one["cells"] else "" for r in rungs]
         out.add_row(escape(one["id"]), one["kind"], *map(escape, cells), style=style)
     return out

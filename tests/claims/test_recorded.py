@@ -14,7 +14,7 @@ import pytest
 
 from toyld import claims, scoreboard
 from toyld.checked import BadInput
-from toyld.claims import recorded, recording, rungs
+from toyld.claims import numbers, recorded, recording, rungs
 from toyld.claims.effects import Curve, Effect, peaked, ranked
 from toyld.claims.runs import RunResult, decide
 from toyld.contexts.experiments import EXPERIMENTS
@@ -62,7 +62,7 @@ def entries(one):
     return list(chain.from_iterable(one.trials.values()))
 
 
-@pytest.mark.parametrize("module", [recorded, recording])
+@pytest.mark.parametrize("module", [recorded, recording, numbers])
 def test_examples_of_docstrings_run(module):
     failed, tried = doctest.testmod(module)
     assert failed == 0
@@ -82,8 +82,14 @@ def test_an_effect_keeps_the_numbers_of_its_units_where_they_are_all():
     assert peaked([curve]).rank is None
     assert peaked(peaked([curve]).parts) == peaked([curve])
     examples = Curve(curve.values)  # they share the jitter of the whole curve
-    assert ranked([examples.between(0, -1)]).parts is None
-    assert peaked([examples]).parts is None
+    for effect in (ranked([examples.between(0, -1), examples.between(1, -1)], 2), peaked([examples])):
+        same = numbers.again(effect)
+        assert (same.value, same.low, same.high) == pytest.approx((effect.value, effect.low, effect.high), rel=1e-12)
+        less = numbers.summarised(effect)
+        assert numbers.count(effect) > numbers.count(less) == 0
+        for name in ("value", "low", "high", "p", "below"):
+            assert getattr(numbers.again(less), name) == pytest.approx(getattr(effect, name), rel=1e-9), name
+        assert numbers.again(effect).p > (ranked if effect.rank else peaked)([numbers._values(effect.parts[0])]).p
 
 
 def test_what_an_effect_keeps_changes_neither_equality_nor_words():
@@ -196,11 +202,11 @@ def changed(made, what):
 @pytest.mark.parametrize(
     ("what", "word"),
     [
-        ("a number of a seed", "margin-grows, .* from its seeds"),
+        ("a number of a seed", "margin-grows, .* from its numbers"),
         ("a p-value", "margin-grows, .*p recorded"),
         ("another rank", "observed-fall, .*: value recorded"),
         ("a family", "expected its trials in the family of its experiment"),
-        ("no numbers by seed", "margin-grows: no numbers by seed"),
+        ("no numbers by seed", "margin-grows: no numbers by unit"),
         ("verdicts", "margin-grows: verdicts that do not follow"),
     ],
 )

@@ -287,6 +287,21 @@ CASES = {
         [after(20, 20, arm="on-policy", seeds=N), after(20, 20, seeds=N, argmax=TOP_DOWN)],
         ([after(0, 0, arm="on-policy"), after(0, 0)], "not equally long: 0 and 0 updates"),
     ),
+    "preference.sampled-negatives-spare-chosen": (
+        [after(20, 20, arm="on-policy", chosen=UP), after(20, 20)],
+        [after(20, 20, arm="on-policy", chosen=DOWN), after(20, 20)],
+        ([after(20, 20, arm="on-policy"), after(10, 10)], "not equally long: 20 and 10 updates"),
+    ),
+    "preference.sampled-negatives-spare-others": (
+        [after(20, 20, arm="on-policy", irr_hum=DOWN), after(20, 20, irr_hum=FAR)],
+        [after(20, 20, arm="on-policy", irr_hum=FAR), after(20, 20, irr_hum=DOWN)],
+        ([after(20, 20, arm="extend"), after(20, 20)], "its arm is extend; the claim is about on-policy"),
+    ),
+    "preference.sampled-negatives-slow-argmax": (
+        [after(20, 20, arm="on-policy", argmax=TOP_DOWN), after(20, 20)],
+        [after(20, 20, arm="on-policy"), after(20, 20, argmax=TOP_DOWN)],
+        ([after(20, 20, arm="on-policy", argmax=None), after(20, 20)], "argmax along the chosen contexts"),
+    ),
     "preference.argmax-as-published": (
         [at_the_checkpoint(-113.2, -62.8)],
         [at_the_checkpoint(-61.6, -41.2)],
@@ -306,7 +321,7 @@ def trial(e):
     return decide({"x": [Trial(("r",), e)]})["x"][0].verdict
 
 
-@pytest.mark.parametrize("name", ["effects", "runs", "rungs", "tables", "published"])
+@pytest.mark.parametrize("name", ["effects", "margins", "runs", "rungs", "tables", "published"])
 def test_examples_of_docstrings_run(name):
     failed, tried = doctest.testmod(importlib.import_module(f"toyld.claims.{name}"))
     assert (failed, tried > 0) == (0, True)
@@ -420,6 +435,61 @@ def test_runs_are_compared_at_the_same_number_of_examples():
     assert "share no two evaluations" in RUN_CLAIMS["preference.argmax-rises-faster-than-sft"].premises(
         dpo(TOP_UP), apart
     )
+
+
+# -- at equal margin
+
+
+AT_MARGIN = [id for id in RUN_CLAIMS if id.startswith("preference.extend-") and id.endswith("-at-equal-margin")]
+
+
+@pytest.mark.parametrize("id", AT_MARGIN)
+def test_of_one_seed_the_examples_are_compared_where_their_mean_margin_gets_there(id):
+    """The same curves as those of as many seeds with one example each: equal values, and the same verdicts."""
+    long = {"arm": "extend", "irr_hum": DOWN, "chosen": UP}
+    by_example = effect(id, [after(40, 20, **long), after(20, 20, irr_hum=FAR)])
+    by_seed = effect(id, [after(40, 20, seeds=N, **long), after(20, 20, seeds=N, irr_hum=FAR)])
+    assert by_example.n == by_seed.n == N
+    assert by_example.value == pytest.approx(by_seed.value, rel=0.05)
+    assert trial(by_example) == trial(by_seed) == "holds"
+    idle = after(20, 20, rejected=FLAT, irr_hum=FAR)
+    assert "its margin never grows by 10 nats: by 0." in RUN_CLAIMS[id].premises(after(40, 20, **long), idle)
+
+
+def paced(rng, pace, jitter):
+    """A run whose margin grows by 3 nats an evaluation times a pace, of single examples by 0 to 6; chosen falls by 2.
+
+    Chosen falls alike in all examples: at equal margin its spread is that of the moment when the margin is reached.
+    """
+    t, n = np.arange(M)[:, None] * pace, N
+    rate = rng.normal(3.0, 1.5, (1, n))
+
+    def noise():
+        return rng.normal(0.0, 0.3, (M, n)) + rng.normal(0.0, jitter, (M, 1))
+
+    chosen = -90.0 - 2.0 * t + noise()
+    rejected = chosen - 10.0 - t * rate + noise()
+    logp = np.stack([chosen, rejected], 1)[None]
+    return trajectory({"logp": logp}, step=range(M), probe=["chosen", "rejected"], example=[f"e{i}" for i in range(n)])
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_equal_margin_errs_as_rarely_as_stated(jitter):
+    """Of two paces along the same way neither falls by more at equal margin; at equal times one does."""
+    from toyld.claims.margins import changes_at
+
+    rng, found, naive, n = np.random.default_rng(3), [], [], 200
+    for _ in range(n):
+        runs = [paced(rng, pace, jitter) for pace in (1.0, 0.7)]
+        mine, theirs = (changes_at(ds, 10.0, "chosen") for ds in runs)
+        found.append(ranked([mine - theirs]))
+        fixed = [x.logp.values[0, -1, 0] - x.logp.values[0, 0, 0] for x in runs]
+        naive.append(ranked([fixed[1] - fixed[0]]))
+    slack = 3.0 * (0.025 * 0.975 / n) ** 0.5
+    assert np.mean([e.p <= 0.025 for e in found]) <= 0.025 + slack
+    assert np.mean([e.below <= 0.025 for e in found]) <= 0.025 + slack
+    assert abs(np.mean([e.value for e in found])) < 0.2
+    assert np.mean([e.p <= 0.025 for e in naive]) > 0.2
 
 
 # -- the statistics

@@ -57,7 +57,11 @@ _TOOLS = {
     "counted",
     "effects",
     "exact",
+    "from_runs",
+    "margins",
+    "numbers",
     "published",
+    "real_runs",
     "recorded",
     "recording",
     "rungs",
@@ -144,16 +148,18 @@ def evaluate(
     """Try a claim: a step claim on about `examples` sampled cases (`toyld.claims.base.evaluate`), a run claim on runs.
 
     `runs`: tables by name for a run claim; without them those of `rung`, its lowest by default, as one family with all
-    other run claims there: of its experiments, or the released logs under $TOYLD_DATA (what is recorded of them).
+    other run claims there: of its experiments, or the released logs under $TOYLD_DATA (what is recorded of them), or
+    what was recorded of real language models.
     """
     if not isinstance(claim, RunClaim):
         return _evaluate_step(claim, examples=examples, seed=seed)
     if runs is not None:
         return evaluate_on(claim, runs)
-    from toyld.claims import published, rungs
+    from toyld.claims import published, real_runs, rungs
 
     at = rung or claim.rungs[0]
-    return published.current(claim) if at == "published" else rungs.current(claim, at)
+    told = {"published": published.current, "llm": real_runs.current}  # what was logged or recorded
+    return told[at](claim) if at in told else rungs.current(claim, at)
 
 
 def hold(id: str, *, examples: int = 500, seed: int = 0, runs: Mapping[str, Any] | None = None) -> Result | RunResult:
@@ -193,9 +199,10 @@ def describe(one: Claim, /) -> str:
                 lines.append(f"    the check raised {type(broken).__name__}: {broken}")
                 continue
             if rung != "published":
-                from toyld.claims import recorded
+                from toyld.claims import real_runs, recorded
 
-                lines += [f"    {line}" for line in recorded.line(one, rung)]
+                told = real_runs.line(one) if rung == "llm" else recorded.line(one, rung)
+                lines += [f"    {line}" for line in told]
     return "\n".join(lines)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import xarray as xr
 
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.preference import longer_sft
 from toyld.claims.runs import run_claim
-from toyld.claims.tables import ARGMAX, PLAIN, STAGES, beside, measured, needs, needs_pair
+from toyld.claims.tables import ARGMAX, PLAIN, STAGES, along, beside, measured, needs, needs_pair
 from toyld.claims.tools import PAPER
 
 __all__: list[str] = []
@@ -24,7 +23,7 @@ _WITH_ARGMAX = needs("dpo", "chosen", argmax=True, arm=PLAIN)
     premises=lambda ds: (
         _DPO(ds) or (None if OFF in measured(ds) and "argmax_logp" in ds else f"not measured: argmax along {OFF}")
     ),
-    rungs=("tiny",),
+    rungs=("tiny", "llm"),
     experiment=STAGES,
     expect="holds",
     why="by 1.4 to 3.5 nats, along the chosen contexts by .9 to 2.9: measured in the wrong place the argmax would "
@@ -32,8 +31,7 @@ _WITH_ARGMAX = needs("dpo", "chosen", argmax=True, arm=PLAIN)
 )
 def argmax_rises_off_the_answers(ds: xr.Dataset) -> Effect:
     """Last minus first."""
-    path = ds.argmax_logp.sel(probe=OFF).mean("example").transpose("step", "seed").values
-    return ranked([np.asarray(path[-1] - path[0], float)])
+    return ranked([along(ds, OFF).between(0, -1)])
 
 
 @run_claim(
@@ -41,7 +39,7 @@ def argmax_rises_off_the_answers(ds: xr.Dataset) -> Effect:
     "The longer the SFT before it, the less DPO raises the argmax along the chosen contexts.",
     source=f"{PAPER}, App. D (D6), the argmax alone",
     premises=needs_pair(_WITH_ARGMAX, _WITH_ARGMAX, longer_sft),
-    rungs=("tiny",),
+    rungs=("tiny", "llm"),
     experiment=STAGES,
     expect="open",
     why="under plain descent by 1.1 [.9, 1.4] nats; with RMSprop by .3 [.1, .4], not sure among all trials of the rung "

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,19 @@ from numpy.typing import NDArray
 from toyld.diagnosis.resample import jitter, known_mean, p_value
 from toyld.diagnosis.thresholds import DEFAULT
 
-__all__ = ["Curve", "Effect", "Part", "never_below", "peaked", "ranked", "untested"]
+__all__ = [
+    "Curve",
+    "Effect",
+    "Moments",
+    "Part",
+    "Peak",
+    "Sample",
+    "never_below",
+    "peak",
+    "peaked",
+    "ranked",
+    "untested",
+]
 
 Floats = NDArray[np.float64]
 NAN = float("nan")
@@ -40,9 +53,10 @@ class Effect:
     """`value` > 0 = as stated, with its 95 % interval, over `n` units; `p` one-sided against value ≤ 0.
 
     `p_below`: one-sided against value ≥ 0; 1 − p unless the statement is compound. NaN where nothing can be tested.
-    `parts`: what it was computed from, where that is numbers by unit alone: of `ranked` an array (unit,) a part, of
-    `peaked` (`rank` None) an array (evaluation, unit) a curve, of counts (`rank` 0, `toyld.claims.counted`) 1 or 0 a
-    unit. Two effects of equal numbers are equal, whatever these.
+    `parts`: what it was computed from, and can be again: of `ranked` an array (unit,) a part, of `peaked` (`rank`
+    None) an array (evaluation, unit) a curve, of counts (`rank` 0, `toyld.claims.counted`) 1 or 0 a unit. Examples, who
+    share their evaluations' jitter, are a `Sample` (or its `Moments`) a part and a `Curve` (or its `Peak`) a curve.
+    Two effects of equal numbers are equal, whatever these.
 
     >>> round(Effect(1.0, 0.5, 1.5, 20, 0.001).two_sided, 6)
     0.002
@@ -54,7 +68,7 @@ class Effect:
     n: int
     p: float
     p_below: float | None = None
-    parts: tuple[Floats, ...] | None = field(default=None, compare=False, repr=False)
+    parts: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
     rank: int | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -131,59 +145,45 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """What all units of a part have in common: its variance, and with how many degrees of freedom that is known."""
+class Sample:
+    """Finite units (n,) of one number, and the variance that all of them share, known with `df` degrees of freedom.
 
+    Their mean has t = mean/se, se² = s²/n + variance (Welch & Satterthwaite); a variance of NaN is not known.
+    """
+
+    units: Floats
     variance: float = 0.0
     df: float = float("inf")
 
-
-def _shared(curve: Floats, weight: float, seeds: bool) -> _Shared:
-    """weight · σ_j² of the mean curve; a NaN where a curve of examples is too short to know its jitter."""
-    if seeds:
-        return _Shared()
-    # Summing mean increments, not taking means: which units were measured at which evaluation shifts nothing.
-    path = np.cumsum(np.concatenate([[0.0], known_mean(np.diff(curve, axis=0))]))
-    known = int(np.isfinite(path).sum())
-    if known < DEFAULT.jitter_evaluations:
-        return _Shared(NAN, NAN)
-    return _Shared(weight * jitter(path) ** 2, (known - 2) / DIFFERENCES_A_DEGREE)
-
-
-@dataclass(frozen=True)
-class _Mean:
-    """The mean of finite units with the noise they share: t = mean/se, se² = s²/n + shared (Welch & Satterthwaite)."""
-
-    units: Floats
-    shared: _Shared
-
     @property
     def n(self) -> int:
+        """How many."""
         return len(self.units)
 
     @property
     def value(self) -> float:
+        """Their mean."""
         return float(self.units.mean()) if self.n else NAN
 
     @property
     def noise(self) -> tuple[float, float]:
         """Standard error and degrees of freedom."""
         own = float(self.units.var(ddof=1)) / self.n
-        both = own + self.shared.variance
-        if not self.shared.variance > 0.0:
+        both = own + self.variance
+        if not self.variance > 0.0:
             return both**0.5, self.n - 1.0
-        return both**0.5, both**2 / (own**2 / (self.n - 1) + self.shared.variance**2 / self.shared.df)
+        return both**0.5, both**2 / (own**2 / (self.n - 1) + self.variance**2 / self.df)
 
-    def p(self, sign: float) -> float:
+    def p(self, sign: float, /) -> float:
         """One-sided p-value of sign · mean > 0."""
         from scipy.special import stdtr
 
-        if self.shared.variance == 0.0 or self.n < 2:
+        if self.variance == 0.0 or self.n < 2:
             return p_value(sign * self.units)
         se, df = self.noise
         return float(stdtr(df, -sign * self.value / se))
 
-    def bound(self, sign: float, tail: float) -> float:
+    def bound(self, sign: float, tail: float, /) -> float:
         """Lower (sign −1) or upper (+1) bound of the mean that fails with probability `tail`."""
         from scipy.special import stdtrit
 
@@ -193,43 +193,86 @@ class _Mean:
         return self.value + sign * float(stdtrit(df, 1.0 - tail)) * se
 
 
-def _mean(part: Part | Floats) -> _Mean:
+@dataclass(frozen=True)
+class Moments:
+    """All that `ranked` and `peaked` ask of a sample: how many units, their mean and deviation (n − 1), what is shared.
+
+    >>> one = Sample(np.array([1.0, 2.0, 6.0]), 0.25, 4.0)
+    >>> ranked([Moments.of(one)]) == ranked([one]), Moments.of(one).mean
+    (True, 3.0)
+    """
+
+    n: int
+    mean: float
+    deviation: float
+    variance: float = 0.0
+    df: float = float("inf")
+
+    @classmethod
+    def of(cls, sample: Sample, /) -> Moments:
+        """Those of a sample."""
+        deviation = float(sample.units.std(ddof=1)) if sample.n > 1 else NAN
+        return cls(sample.n, sample.value, deviation, sample.variance, sample.df)
+
+    def sample(self) -> Sample:
+        """A sample that has them: half of it above the mean, half of it below."""
+        half = self.n // 2
+        away = self.deviation * (1.0 if self.n % 2 else ((self.n - 1) / self.n) ** 0.5) if half else 0.0
+        signs = np.concatenate([np.ones(half), -np.ones(half), np.zeros(self.n % 2)])
+        return Sample(self.mean + away * signs, self.variance, self.df)
+
+
+def _shared(curve: Floats, weight: float, seeds: bool) -> tuple[float, float]:
+    """weight · σ_j² of the mean curve, and its degrees of freedom; NaN where examples are too short to know it."""
+    if seeds:
+        return 0.0, float("inf")
+    # Summing mean increments, not taking means: which units were measured at which evaluation shifts nothing.
+    path = np.cumsum(np.concatenate([[0.0], known_mean(np.diff(curve, axis=0))]))
+    known = int(np.isfinite(path).sum())
+    if known < DEFAULT.jitter_evaluations:
+        return NAN, NAN
+    return weight * jitter(path) ** 2, (known - 2) / DIFFERENCES_A_DEGREE
+
+
+def _sample(part: Part | Sample | Moments | Floats) -> Sample:
+    if isinstance(part, Sample | Moments):
+        return part.sample() if isinstance(part, Moments) else part
+    units = part.units if isinstance(part, Part) else np.asarray(part, float)
+    known = np.isfinite(units)
     if not isinstance(part, Part):
-        units = np.asarray(part, float)
-        return _Mean(units[np.isfinite(units)], _Shared())
-    known = np.isfinite(part.units)
-    return _Mean(part.units[known], _shared(part.curve[:, known], part.weight, part.seeds))
+        return Sample(units[known])
+    return Sample(units[known], *_shared(part.curve[:, known], part.weight, part.seeds))
 
 
-def _kept(given: Sequence[Part | Curve | Floats]) -> tuple[Floats, ...] | None:
-    """The numbers by unit; None where the units share the jitter of a curve, which they do not hold."""
-    if any(isinstance(x, Part | Curve) and not x.seeds for x in given):
-        return None
-    numbers = (x.units if isinstance(x, Part) else x.values if isinstance(x, Curve) else x for x in given)
-    return tuple(np.asarray(x, float) for x in numbers)
+def _kept(part: Part | Sample | Moments | Floats, sample: Sample) -> Any:
+    """What the effect keeps of a part: of examples the sample, else the units."""
+    if isinstance(part, Part):
+        return part.units if part.seeds else sample
+    return part if isinstance(part, Sample | Moments) else np.asarray(part, float)
 
 
-def ranked(parts: Sequence[Part | Floats], rank: int = 1, /) -> Effect:
+def ranked(parts: Sequence[Part | Sample | Moments | Floats], rank: int = 1, /) -> Effect:
     """The `rank`-th smallest of the means of K parts: positive if all but rank − 1 of them are.
 
-    A part is a `Part`, or an array of units that share nothing. rank 1 = every part (with K = 1 a plain mean), 2 = all
-    but one. p = rank · p_(K−rank+1) and p_below = (K − rank + 1) · p'_(rank) with p-values in ascending order:
-    Bonferroni's partial conjunctions (Benjamini & Heller 2008, Biometrics 64:1215), valid whatever the dependence; the
-    interval inverts them. n = fewest units of a part. Where one part's jitter is not known nothing is tested.
+    A part is a `Part`, a `Sample`, its `Moments`, or an array of units that share nothing. rank 1 = every part (with
+    K = 1 a plain mean), 2 = all but one. p = rank · p_(K−rank+1) and p_below = (K − rank + 1) · p'_(rank) with p-values
+    in ascending order: Bonferroni's partial conjunctions (Benjamini & Heller 2008, Biometrics 64:1215), valid whatever
+    the dependence; the interval inverts them. n = fewest units of a part. Where one part's jitter is not known nothing
+    is tested.
 
     >>> e = ranked([np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])])
     >>> e.value, e.n, round(e.p, 4), round(e.low, 2)
     (2.0, 3, 0.0371, -0.48)
     """
-    means = [_mean(part) for part in parts]
+    means = [_sample(part) for part in parts]
     k, tail = len(means), (1.0 - DEFAULT.level) / 2.0
     if not 1 <= rank <= k:
         msg = f"expected a rank in 1 … {k}, got {rank}"
         raise ValueError(msg)
     n = min(m.n for m in means)
     value = float(np.sort([m.value for m in means])[rank - 1])
-    kept = _kept(parts)
-    if n < 2 or any(np.isnan(m.shared.variance) for m in means):
+    kept = tuple(_kept(x, m) for x, m in zip(parts, means, strict=True))
+    if n < 2 or any(np.isnan(m.variance) for m in means):
         return Effect(value, NAN, NAN, n, NAN, NAN, kept, rank)
     above, below = np.sort([m.p(1.0) for m in means]), np.sort([m.p(-1.0) for m in means])
     low = np.sort([m.bound(-1.0, tail / rank) for m in means])[rank - 1]
@@ -258,20 +301,32 @@ def never_below(units: Sequence[Floats], /) -> Effect:
     return ranked([np.where(bad, worst, np.nan if bad.sum() > 1 else 0.0)])
 
 
-def _bell(curve: Curve | Floats, share: int) -> Effect:
-    """One curve of `share`: goes up and then down."""
+@dataclass(frozen=True)
+class Peak:
+    """A curve as `peaked` reads it: at each inner evaluation its units above the first and above the last one."""
+
+    pairs: tuple[tuple[Sample | Moments, Sample | Moments], ...]
+
+
+def peak(curve: Curve | Peak | Floats, /) -> Peak:
+    """A curve as `peaked` reads it."""
+    if isinstance(curve, Peak):
+        return curve
     x = curve.values if isinstance(curve, Curve) else np.asarray(curve, float)
     x = x[:, np.isfinite(x[[0, -1]]).all(0)]
-    common = _shared(x, 2.0, curve.seeds) if isinstance(curve, Curve) else _Shared()
+    shared = _shared(x, 2.0, curve.seeds) if isinstance(curve, Curve) else ()
+    inner = [(at, np.isfinite(at)) for at in x[1:-1]]
+    pairs = [[Sample((at - end)[known], *shared) for end in (x[0], x[-1])] for at, known in inner if known.any()]
+    return Peak(tuple((above_first, above_last) for above_first, above_last in pairs))
+
+
+def _bell(curve: Curve | Peak | Floats, share: int) -> Effect:
+    """One curve of `share`: goes up and then down."""
+    inner = [[_sample(one) for one in pair] for pair in peak(curve).pairs]
     tail = (1.0 - DEFAULT.level) / 2.0
-    inner = []
-    for at in x[1:-1]:
-        known = np.isfinite(at)
-        if known.any():
-            inner.append([_Mean((at - end)[known], common) for end in (x[0], x[-1])])
     value = max((min(m.value for m in pair) for pair in inner), default=NAN)
     n = min((m.n for pair in inner for m in pair), default=0)
-    if n < 2 or np.isnan(common.variance):
+    if n < 2 or any(np.isnan(m.variance) for pair in inner for m in pair):
         return Effect(value, NAN, NAN, n, NAN, NAN)
     k = len(inner)
     p = min(1.0, k * min(max(m.p(1.0) for m in pair) for pair in inner))
@@ -281,7 +336,14 @@ def _bell(curve: Curve | Floats, share: int) -> Effect:
     return Effect(value, low, high, n, p, p_below)
 
 
-def peaked(curves: Sequence[Curve | Floats], /) -> Effect:
+def _curve(curve: Curve | Peak | Floats) -> Any:
+    """What the effect keeps of a curve: of examples, whose levels differ by far more, as changes since the first."""
+    if not isinstance(curve, Curve):
+        return curve if isinstance(curve, Peak) else np.asarray(curve, float)
+    return curve.values if curve.seeds else Curve(curve.values - curve.values[:1])
+
+
+def peaked(curves: Sequence[Curve | Peak | Floats], /) -> Effect:
     """Whether every curve [step, unit] goes up and then down: min over curves, max over k, min(x_k − x_0, x_k − x_end).
 
     The peak is the best of K inner evaluations, so each is tested at 1/K of the level; the opposite (at no evaluation
@@ -295,4 +357,5 @@ def peaked(curves: Sequence[Curve | Floats], /) -> Effect:
     p = float(np.max([e.p for e in found]))
     p_below = float(np.minimum(1.0, len(curves) * np.min([e.below for e in found])))
     value, low, high = (float(np.min([getattr(e, name) for e in found])) for name in ("value", "low", "high"))
-    return Effect(value, low, high, min(e.n for e in found), p, p_below, _kept(curves))
+    kept = tuple(_curve(x) for x in curves)
+    return Effect(value, low, high, min(e.n for e in found), p, p_below, kept)

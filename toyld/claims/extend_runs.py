@@ -7,7 +7,9 @@ passes over the chosen answers) and of as many *passes* over them (half the upda
 attrs `sft_updates` and `sft_passes`. Where all rows are in every update, as in transformers (rung tiny), as many passes
 means equal weight on the chosen answers, rate times weight summed over updates; it is not equal learning: there chosen
 stands at −7.5 and −7.4 nats after extend and after plain SFT with RMSprop, at −7.4 and −6.6 under plain descent. Runs
-that learn the preference at another pace are compared at equal margin, too.
+that learn the preference at another pace are compared at equal margin, too. In runs of real language models (rung llm)
+the negatives of the control are those of the data, and no probe holds the sampled ones: they are compared after as many
+updates.
 """
 
 from __future__ import annotations
@@ -15,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from toyld.claims.effects import Effect, ranked
+from toyld.claims.margins import alike, changes_at, reach
 from toyld.claims.runs import run_claim
-from toyld.claims.tables import ARGMAX, STAGES, WORLDS, beside, needs, needs_pair, observed
+from toyld.claims.tables import ARGMAX, MODELS, STAGES, WORLDS, beside, needs, needs_pair, observed
 from toyld.claims.tools import PAPER
-from toyld.trajectory import at_margin
 
 __all__ = ["MARGIN", "fair", "others"]
 
@@ -49,18 +50,18 @@ def fair(ds: xr.Dataset, control: xr.Dataset, clocks: Iterable[str], /) -> str |
     return f"the SFT before was not equally long: {said}"
 
 
-def _on(arm: str, clock: str, source: str) -> dict[str, Any]:
-    """Where a claim is tried: DPO in this arm beside DPO after plain SFT on the given pairs, SFT equal by this "
-    "clock."""
+def _on(arm: str, clock: str, source: str, *rungs: str) -> dict[str, Any]:
+    """Where a claim is tried: DPO in this arm beside DPO after plain SFT on the given pairs, SFT equal by a clock."""
     run, control = (needs("dpo", "chosen", "rejected", argmax=True, arm=name) for name in (arm, "baseline"))
     premises = needs_pair(run, control, lambda ds, other: fair(ds, other, [clock]))
     return {
-        "premises": premises, "source": source, "takes": "control", "rungs": WORLDS, "experiment": STAGES,
+        "premises": premises, "source": source, "takes": "control", "rungs": rungs, "experiment": STAGES,
     }  # fmt: skip
 
 
-UPDATES, PASSES = _on("extend", "updates", D7), _on("extend", "passes", D7)
-OWN = _on("on-policy", "updates", B3)
+UPDATES, PASSES = _on("extend", "updates", D7, *MODELS), _on("extend", "passes", D7, *MODELS)
+AT_MARGIN = {**PASSES, "premises": reach(MARGIN, PASSES["premises"])}
+OWN, SAMPLED = _on("on-policy", "updates", B3, *WORLDS), _on("on-policy", "updates", B3, "llm")
 Check = Callable[[xr.Dataset, xr.Dataset], Effect]
 
 
@@ -72,7 +73,13 @@ def _spared(ds: xr.Dataset, control: xr.Dataset, names: Iterable[str], *, last: 
 
 def _spared_at_margin(ds: xr.Dataset, control: xr.Dataset, names: Iterable[str]) -> Effect:
     """The same, each read where it has come to the margin; seeds that never do are left out."""
-    return ranked([at_margin(ds, MARGIN, name) - at_margin(control, MARGIN, name) for name in names])
+    return ranked([_apart_at_margin(ds, control, name) for name in names])
+
+
+def _apart_at_margin(ds: xr.Dataset, control: xr.Dataset, name: str) -> Any:
+    """Change of the run minus that of its control, by unit, each where it has come to the margin."""
+    mine, theirs = (changes_at(x, MARGIN, name) for x in alike(ds, control))
+    return mine - theirs  # type: ignore[operator]
 
 
 def _slowed(ds: xr.Dataset, control: xr.Dataset, *, last: int = -1) -> Effect:
@@ -122,7 +129,7 @@ def slows_others_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     "preference.extend-slows-others-at-equal-margin",
     "After extended SFT of as many passes over the chosen responses as plain SFT, DPO has lowered the responses other "
     "than chosen and rejected less when it has learnt the preference equally well.",
-    **PASSES,
+    **AT_MARGIN,
     expect="holds",
     why="by .2, .3 and 1.2 nats for no, a small and a large common part of the kernel",
     elsewhere={
@@ -169,7 +176,7 @@ def spares_chosen_at_equal_passes(ds: xr.Dataset, control: xr.Dataset) -> Effect
     "preference.extend-spares-chosen-at-equal-margin",
     "After extended SFT of as many passes over the chosen responses as plain SFT, DPO has lowered the chosen response "
     "less, or raised it more, when it has learnt the preference equally well.",
-    **PASSES,
+    **AT_MARGIN,
     expect="holds",
     why="by .6, .7 and 1.4 nats for no, a small and a large common part of the kernel",
     elsewhere={"tiny": ("open", "under plain descent by 1.2 [1.0, 1.5] nats; with RMSprop by .3 ± .2 (p = .03)")},
@@ -287,5 +294,43 @@ def own_answers_spare_others(ds: xr.Dataset, control: xr.Dataset) -> Effect:
 )
 def own_answers_slow_argmax(ds: xr.Dataset, control: xr.Dataset) -> Effect:
     """Rise of the control minus rise with own answers, at a margin of 10 nats."""
-    mine, theirs = (at_margin(x, MARGIN, variable="argmax_logp") for x in (ds, control))
-    return ranked([np.asarray(theirs - mine)])
+    return ranked([_apart_at_margin(control, ds, ARGMAX)])
+
+
+@run_claim(
+    "preference.sampled-negatives-spare-chosen",
+    "DPO against answers that the model before it samples lowers the chosen response less, or raises it more, than DPO "
+    "against the given rejected ones, in as many updates.",
+    **SAMPLED,
+    expect="open",
+    why="no run of a real language model with both arms is recorded",
+)
+def sampled_negatives_spare_chosen(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Change with sampled negatives minus change of the control."""
+    return _spared(ds, control, ["chosen"])
+
+
+@run_claim(
+    "preference.sampled-negatives-spare-others",
+    "DPO against answers that the model before it samples lowers the responses other than chosen and rejected less "
+    "than DPO against the given rejected ones, in as many updates.",
+    **SAMPLED,
+    expect="open",
+    why="no run of a real language model with both arms is recorded",
+)
+def sampled_negatives_spare_others(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """The response that gains least by sampled negatives."""
+    return _spared(ds, control, others(ds, control))
+
+
+@run_claim(
+    "preference.sampled-negatives-slow-argmax",
+    "DPO against answers that the model before it samples raises the argmax less than DPO against the given rejected "
+    "ones, in as many updates.",
+    **SAMPLED,
+    expect="open",
+    why="no run of a real language model with both arms is recorded",
+)
+def sampled_negatives_slow_argmax(ds: xr.Dataset, control: xr.Dataset) -> Effect:
+    """Rise of the control minus rise with sampled negatives."""
+    return _slowed(ds, control)

@@ -16,12 +16,12 @@ from toyld.claims.extend_runs import fair, others
 from toyld.claims.runs import run_claim
 from toyld.claims.tables import (
     ARGMAX,
+    MODELS,
     PLAIN,
     REPHRASES,
     REPHRASES_OF_REJECTED,
     RUNGS,
     STAGES,
-    WORLDS,
     beside,
     change,
     curves,
@@ -224,7 +224,7 @@ def chosen_falls(ds: xr.Dataset) -> Effect:
     "DPO widens the gap between the argmax along the chosen contexts and the chosen response.",
     source=f"{PAPER}, §4.2 (“squeezing”, as `toyld diagnose` tells it from plain displacement)",
     premises=needs("dpo", "chosen", argmax=True, arm=PLAIN),
-    rungs=WORLDS,
+    rungs=MODELS,
     experiment=STAGES,
     expect="conditional",
     why="with a common part of .55 in the kernel by 2.2 to 6.6 nats, most of it chosen's fall; without SFT and with "

@@ -25,12 +25,13 @@ import numpy as np
 from toyld.checked import BadInput
 from toyld.checkout import checkout
 from toyld.claims.base import Claim
-from toyld.claims.recording import SCHEMA, Recording, check, families, parse, rounded, whole
+from toyld.claims.numbers import rounded
+from toyld.claims.recording import SCHEMA, Recording, check, families, parse, whole
 from toyld.claims.rungs import experiments, mine
 from toyld.claims.runs import RunResult, Trial, decide, try_on
 from toyld.files import write_whole
 
-__all__ = ["COMMAND", "line", "make", "packaged", "paper", "record"]
+__all__ = ["COMMAND", "LARGEST", "line", "make", "packaged", "paper", "record", "thinned"]
 
 SIZE = "paper"
 ALONE = "of the least, the greatest and the smallest effect of a claim alone: more would make the file too large"
@@ -91,7 +92,7 @@ def make(rung: str, name: str, /, *, commit: str, seeds: Sequence[int] | None = 
         short = {id: [_short(trial, digits) for trial in trials] for id, trials in found.items()}
         made = Recording(about, {id: tuple(trials) for id, trials in decide(short).items()})
         if alone:
-            made = Recording(about, {id: _thinned(ts) for id, ts in made.trials.items()})
+            made = Recording(about, {id: thinned(ts) for id, ts in made.trials.items()})
         if len(made.payload()) <= LARGEST:
             return made
     msg = f"{name}: expected a recording below {LARGEST:,} bytes, got {len(made.payload()):,}; tell fewer trials"
@@ -102,8 +103,8 @@ def _short(trial: Trial, digits: int) -> Trial:
     return trial if trial.effect is None else replace(trial, effect=rounded(trial.effect, digits), recorded=True)
 
 
-def _thinned(trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
-    """Numbers by seed only of those that may speak for the claim, whatever its verdict in a larger family."""
+def thinned(trials: Sequence[Trial], /) -> tuple[Trial, ...]:
+    """Numbers by unit only of those that may speak for the claim, whatever its verdict in a larger family."""
     values = [np.inf if t.effect is None or not t.tested else t.effect.value for t in trials]
     known = np.ma.masked_invalid(values)
     keep = {int(known.argmin()), int(known.argmax()), int(np.abs(known).argmin())}

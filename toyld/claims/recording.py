@@ -1,7 +1,7 @@
-"""Recorded trials of run claims with the numbers of every seed: a file that says how it was made and can be checked.
+"""Recorded trials of run claims with the numbers of every unit: a file that says how it was made and can be checked.
 
-The numbers of the seeds are rounded, and effects, intervals and p-values are those of the rounded numbers: what a file
-says follows from the file, and `check` computes it once more.
+The numbers of the units (`toyld.claims.numbers`) are rounded, and effects, intervals and p-values are those of the
+rounded numbers: what a file says follows from the file, and `check` computes it once more.
 """
 
 from __future__ import annotations
@@ -12,43 +12,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import numpy as np
-
 from toyld.checked import BadInput
-from toyld.claims.counted import in_most
-from toyld.claims.effects import Effect, peaked, ranked, untested
+from toyld.claims import numbers
+from toyld.claims.effects import Effect, untested
 from toyld.claims.runs import RunResult, Trial, Verdict, decide, summary
 
-__all__ = ["SCHEMA", "Recording", "check", "families", "parse", "rounded", "speaks", "whole"]
+__all__ = ["SCHEMA", "Recording", "check", "families", "parse", "speaks", "whole"]
 
 SCHEMA = 1
-DIGITS = 6  # significant, of effects, intervals and p-values
 NUMBERS = ("value", "low", "high", "n", "p", "p_below")
-
-
-def _short(x: Any, digits: int = DIGITS) -> Any:
-    """A number, or nested lists or an array of them, to so many significant digits; None for what is no number."""
-    if isinstance(x, np.ndarray | list | tuple):
-        return [_short(one, digits) for one in x]
-    return float(f"{x:.{digits}g}") if math.isfinite(x) else None
-
-
-def _array(values: Any) -> np.ndarray:
-    return np.array(values, dtype=float)  # None becomes NaN
-
-
-def _again(parts: Sequence[np.ndarray], rank: int | None) -> Effect:
-    return peaked(parts) if rank is None else ranked(parts, rank) if rank else in_most(parts, 1.0)
-
-
-def rounded(effect: Effect, digits: int) -> Effect:
-    """The effect of its numbers by seed rounded to so many digits; an effect without them as it is."""
-    if effect.parts is not None:
-        effect = _again([_array(_short(part, digits)) for part in effect.parts], effect.rank)
-    value, low, high, p, below = (
-        float(x) for x in _array(_short([effect.value, effect.low, effect.high, effect.p, effect.below]))
-    )
-    return Effect(value, low, high, effect.n, p, below, effect.parts, effect.rank)
 
 
 @dataclass(frozen=True)
@@ -79,13 +51,13 @@ class Recording:
 
     def _trial(self, trial: Trial) -> dict[str, Any]:
         assert trial.effect is not None
-        parts, every = trial.effect.parts, list(trial.runs) == list(self.about["tables"])
+        every = list(trial.runs) == list(self.about["tables"])
         return {
             "runs": "all" if every else list(trial.runs),
             **_numbers(trial.effect, NUMBERS),
             "verdict": trial.verdict,
             "rank": trial.effect.rank,
-            "per_seed": None if parts is None else _short(parts),
+            **numbers.plain(trial.effect),
         }
 
 
@@ -157,10 +129,9 @@ def _parsed(entry: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Tria
         runs = tuple(about["tables"] if one["runs"] == "all" else one["runs"])
         if not set(runs) <= set(about["tables"]):
             raise ValueError(f"runs that it does not name: {', '.join(sorted(set(runs) - set(about['tables'])))}")
-        parts = None if one["per_seed"] is None else tuple(map(_array, one["per_seed"]))
         # A dear design may have fewer than all seeds, the first of them, but no fewer than it says.
-        if parts is not None and not all(one["n"] <= part.shape[-1] <= len(about["seeds"]) for part in parts):
-            raise ValueError(f"numbers of other than {len(about['seeds'])} seeds")
+        units = {"seeds": len(about["seeds"]), "examples": about.get("examples", 0)}
+        parts = numbers.read(one, one["rank"], least=one["n"], **units)
         if one["verdict"] not in get_args(Verdict):
             raise ValueError(f"verdict {one['verdict']}")
         if parts is not None and one["rank"] is not None and not 0 <= one["rank"] <= len(parts):
@@ -173,11 +144,11 @@ def _parsed(entry: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Tria
         yield Trial(runs, effect, untested(effect), one["verdict"], recorded=True)
 
 
-def check(found: Mapping[str, Recording], names: Collection[str], /) -> list[str]:
-    """What does not follow from the numbers by seed, or from the p-values of the family, a line each; [] if all does.
+def check(found: Mapping[str, Recording], names: Collection[str] | None, /) -> list[str]:
+    """What does not follow from the numbers by unit, or from the p-values of the family, a line each; [] if all does.
 
     `found`: recordings of one rung by experiment; those that are one family with others must come with them.
-    `names`: all experiments of the rung.
+    `names`: all experiments of the rung, None = whatever was recorded is one family.
     """
     out, kind = [], "rung" if whole(found, names) else "experiment"
     for name, one in found.items():
@@ -188,7 +159,7 @@ def check(found: Mapping[str, Recording], names: Collection[str], /) -> list[str
         for name, id, trials in family:
             at = speaks(trials)
             if at is not None and trials[at].effect.parts is None:  # type: ignore[union-attr]
-                out.append(f"{name}, {id}: no numbers by seed of the trial that speaks for it")
+                out.append(f"{name}, {id}: no numbers by unit of the trial that speaks for it")
             for trial in trials:
                 if trial.effect is not None and trial.effect.parts is not None:
                     out += [f"{name}, {id}, {' against '.join(trial.runs)[:80]}: {x}" for x in _differs(trial.effect)]
@@ -200,24 +171,25 @@ def check(found: Mapping[str, Recording], names: Collection[str], /) -> list[str
 
 
 def _differs(effect: Effect) -> Iterator[str]:
-    """What the numbers by seed give otherwise than was recorded, beyond its rounding and that of the arithmetic."""
-    assert effect.parts is not None
-    again = _again(effect.parts, effect.rank)
-    largest = max((float(np.nanmax(np.abs(part), initial=0.0)) for part in effect.parts), default=0.0)
+    """What the numbers by unit give otherwise than was recorded, beyond its rounding and that of the arithmetic."""
+    again, most = numbers.again(effect), numbers.largest(effect)
     for name in NUMBERS:
         told, got = getattr(effect, name), again.below if name == "p_below" else getattr(again, name)
-        noise = 1e-12 * largest if name in ("value", "low", "high") else 0.0
-        if not (math.isclose(told, got, rel_tol=10.0 ** (1 - DIGITS), abs_tol=noise) or (told != told and got != got)):
-            yield f"{name} recorded {told:g}, from its seeds {got:g}"
+        noise = 1e-12 * most if name in ("value", "low", "high") else 0.0
+        near = math.isclose(told, got, rel_tol=10.0 ** (1 - numbers.DIGITS), abs_tol=noise)
+        if not (near or (told != told and got != got)):
+            yield f"{name} recorded {told:g}, from its numbers {got:g}"
 
 
-def whole(found: Mapping[str, Recording], names: Collection[str], /) -> bool:
+def whole(found: Mapping[str, Recording], names: Collection[str] | None, /) -> bool:
     """Whether every experiment is there, all recorded from one commit: then all their trials are one family."""
+    if names is None:
+        return True
     return set(found) >= set(names) and len({one.about["commit"] for one in found.values()}) == 1
 
 
 def families(
-    found: Mapping[str, Recording], names: Collection[str], /
+    found: Mapping[str, Recording], names: Collection[str] | None, /
 ) -> list[list[tuple[str, str, tuple[Trial, ...]]]]:
     """(experiment, claim, trials) by family."""
     each = [[(name, id, trials) for id, trials in one.trials.items()] for name, one in found.items()]

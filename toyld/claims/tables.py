@@ -16,6 +16,7 @@ from toyld.trajectory import below_label
 
 __all__ = [
     "ARGMAX",
+    "MODELS",
     "PLAIN",
     "REPHRASES",
     "REPHRASES_OF_REJECTED",
@@ -25,6 +26,7 @@ __all__ = [
     "STAGES",
     "WORLDS",
     "Needs",
+    "along",
     "beside",
     "change",
     "curves",
@@ -43,9 +45,11 @@ SIMILAR, SHUFFLED = group("similar"), group("shuffled")
 ARGMAX = "argmax along chosen"  # not a probe: variable argmax_logp at probe chosen
 # What the paper's findings are about: SFT on the chosen answers alone, DPO on the given pairs. A log need not say it.
 PLAIN = ("baseline", "unknown")
-# Where those findings are tried: the experiment that has the paper's stages, in two worlds, and the released logs.
+# Where those findings are tried: the experiment that has the paper's stages, in two worlds, in runs of real language
+# models (one seed, whose units are examples), and in the released logs.
 STAGES, WORLDS = "stages", ("contexts", "tiny")
-RUNGS = (*WORLDS, "published")
+MODELS = (*WORLDS, "llm")
+RUNGS = (*MODELS, "published")
 
 
 def measured(ds: xr.Dataset, probes: Iterable[str] | None = None, /) -> tuple[str, ...]:
@@ -88,6 +92,12 @@ def curves(ds: xr.Dataset, names: Iterable[str], /, *, argmax: str | None = None
     names = list(names)
     found = _measured_together([_by_unit(ds, name, argmax if name == ARGMAX else None) for name in names])
     return dict(zip(names, found, strict=True))
+
+
+def along(ds: xr.Dataset, probe: str, /) -> Curve:
+    """The argmax along the contexts of another probe than chosen, at the evaluations where it was measured."""
+    (found,) = _measured_together([_by_unit(ds, probe, "argmax_logp")])
+    return found
 
 
 def change(ds: xr.Dataset, *names: str) -> list[Part]:
