@@ -25,6 +25,7 @@ import xarray as xr
 
 from toyld.claims.base import Claim, Expect, registry
 from toyld.claims.effects import Effect, untested
+from toyld.claims.expected_of_runs import EXPECTED
 from toyld.diagnosis.resample import holm
 from toyld.diagnosis.thresholds import DEFAULT
 
@@ -98,9 +99,10 @@ def run_claim(
         if id in registry:
             msg = f"claim id {id!r} is taken; expected a new one"
             raise ValueError(msg)
+        real = {"llm": EXPECTED[id]} if "llm" in rungs and id in EXPECTED else {}
         one = RunClaim(
             id, statement, source, "trend", check, premises, expect, "run", rungs, why, instead=instead,
-            takes=takes, experiment=experiment, elsewhere=dict(elsewhere or {}), unit=unit,
+            takes=takes, experiment=experiment, elsewhere={**real, **(elsewhere or {})}, unit=unit,
         )  # fmt: skip
         registry[id] = one
         return one
