@@ -8,7 +8,7 @@ from toyld.claims.runs import RunClaim, evaluate_on
 from toyld.trajectory import trajectory
 
 OWN = ("remedy.", "shield.", "unlearning.")
-RUNS = {i: c for i, c in claims.every().items() if i.startswith(OWN) and isinstance(c, RunClaim)}
+RUNS = {i: c for i, c in claims.every().items() if i.startswith(OWN) and isinstance(c, RunClaim) and "tiny" in c.rungs}
 SEEDS = 12
 LAYERS = {"kernel": "layers", "language": "network rmsprop"}
 HIDDEN = {"kernel": "hidden", "language": "network sgd"}

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,9 +140,14 @@ def in_checkpoint(patch):
 
 
 def in_model(patch):
-    """Dies before a saved model gets its name."""
-    right = Path.replace
-    patch.setattr(Path, "replace", lambda self, to: die() if to.parent.name == "models" else right(self, to))
+    """Dies with half a model saved: the weights are there, the tokenizer is not."""
+    words = transformers.PreTrainedTokenizerFast
+    right = words.save_pretrained
+
+    def half(self, folder, *arguments, **options):
+        return right(self, folder, *arguments, **options) if "checkpoint-" in str(folder) else die()
+
+    patch.setattr(words, "save_pretrained", half)
     return lambda *_: None
 
 
@@ -343,6 +347,8 @@ def test_own_answers_are_trained_on_and_probed_and_sft_is_shared(small, whole):
         usable = row["response"].strip() and row["response"].split() != given["chosen"].split()
         assert mine == {**given, "rejected": row["response"] if usable else given["rejected"]}
     assert own.probes.responses["rejected"] == tuple(row["rejected"] for row in own.pairs.rows()[:3])
+    useless = plain.answered(small, ["", plain.pairs.rows()[1]["chosen"] + " ", *[" blue"] * 6]).pairs.rows()
+    assert [row["rejected"] for row in useless] == [row["rejected"] for row in ROWS[:2]] + [" blue"] * 6
     base, self = (ds for ds in read_folder(whole) if ds.attrs["stage"] == "dpo")
     assert np.array_equal(base.logp.isel(step=0).sel(probe="chosen"), self.logp.isel(step=0).sel(probe="chosen"))
     assert not np.array_equal(base.logp.sel(probe="rejected"), self.logp.sel(probe="rejected"))

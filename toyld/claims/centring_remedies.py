@@ -82,10 +82,9 @@ NOTHING = 0.05  # of the margin
     why="by .18 nats and more of the .25 that a twentieth is; with other random numbers one of three small worlds was "
     "undecided; it holds in all 28 pairs of larger worlds, seven kernels of two languages",
     takes="control",
-    rungs=("contexts", "tiny", "llm"),
+    rungs=("contexts", "tiny"),
     experiment=EXPERIMENT,
     elsewhere={
-        "llm": ("holds", "by .23 nats and more of the .25 that a twentieth of 5 is"),
         "tiny": (
             "holds",
             "by .24 nats of the .25 that a twentieth is; a random direction projected out, no vector taken off, where "

@@ -3,11 +3,11 @@
 A Llama of 5.9 million parameters, pretrained on 40 thousand real answers, taught 240 prompts of Anthropic-HH in two
 passes (A), then DPO on their pairs in two more (B; β = .1, RMSprop). Changes of summed log-probabilities since the
 stage began, means over 64 of the prompts with 95 % intervals over prompts. A: y⁺ rises most
-(`supervised.chosen-rises-most`, open over both runs of this rung); what other prompts are taught rises with it, and so do y⁻ and shuffled words; a
-sentence on another subject falls. B: the margin grows (`preference.margin-grows`): y⁻ falls, and with it answers that
-nobody trained on; y⁺ goes on rising. The argmax along its contexts hardly moves (`preference.argmax-rises` holds in the
-other run alone): at this dose the run is no squeezing. One run of one model: intervals say how sure the means over its
-prompts are, and nothing about other models.
+(`supervised.chosen-rises-most`, open over both runs of this rung); what other prompts are taught rises with it, and
+so do y⁻ and shuffled words; a sentence on another subject falls. B: the margin grows (`preference.margin-grows`): y⁻
+falls, and with it answers that nobody trained on; y⁺ goes on rising. The argmax along its contexts hardly moves
+(`preference.argmax-rises` holds in the other run alone): at this dose the run is no squeezing. One run of one model:
+intervals say how sure the means over its prompts are, and nothing about other models.
 """
 
 from __future__ import annotations
