@@ -51,5 +51,5 @@ def test_any_of_our_numbers_that_is_off_is_seen(benchmark, number):
     model, given = benchmark.Size(300, 32, 2, 4, 16, 4, 8).make("Qwen2")
     right, exact = benchmark.ours(model, given), benchmark.exactly(model, given)
     assert benchmark.differ(right, exact) < benchmark.TOLERANCE
-    right[2][number, 5] += 3e-5
+    right[2][number, 5] += 3e-4
     assert benchmark.differ(right, exact) > benchmark.TOLERANCE
