@@ -233,6 +233,7 @@ def test_a_real_model_is_taught_and_preferred_in_three_arms_and_ends_with_a_verd
     found = {(ds.attrs["stage"], ds.attrs["arm"]): ds for ds in read_folder(tmp_path / "run")}
     arms = ("baseline", "extend-passes", "extend-updates")
     assert sorted(found) == [(stage, arm) for stage in ("dpo", "sft") for arm in arms]
+    gains = {}
     for (stage, arm), ds in found.items():
         assert ds.step.values.tolist() == ([0, 4, 8] if (stage, arm) == ("sft", "extend-passes") else [0, 4])
         assert (ds.attrs["experiment"], ds.attrs["model"], ds.attrs["seed"]) == ("stages", "stories260K", 1000)
@@ -240,7 +241,9 @@ def test_a_real_model_is_taught_and_preferred_in_three_arms_and_ends_with_a_verd
         gain = means.isel(step=-1) - means.isel(step=0)
         both = [float(gain.sel(probe=kind)) for kind in ("chosen", "rejected")]
         assert both[0] > 1 if stage == "sft" else both[0] - both[1] > 1, (stage, arm, both)
-        assert arm == "baseline" or stage == "dpo" or both[1] > 1, "extend teaches them, too"
+        gains[stage, arm] = both
+    (chosen, rejected), (less, more) = gains["sft", "baseline"], gains["sft", "extend-updates"]
+    assert (less < chosen, more > rejected) == (True, True), "extend teaches rejected answers, too, in as many updates"
     passes = {arm: (found["dpo", arm].attrs["sft_updates"], found["dpo", arm].attrs["sft_passes"]) for arm in arms}
     assert passes == {"baseline": (4, 4), "extend-updates": (4, 2), "extend-passes": (8, 4)}
     starts = [found["dpo", arm].logp.isel(step=0).values for arm in arms]

@@ -41,7 +41,7 @@ from toyld.claims.runs import run_claim
 from toyld.claims.similarity import K8, NAME, change
 from toyld.claims.similarity_factorial import moved, text
 
-__all__ = ["LEVELS", "cleared", "settings"]
+__all__ = ["LEVELS", "after", "cleared", "settings"]
 
 Floats = NDArray[np.float64]
 Read = Callable[[xr.Dataset], Floats]
@@ -117,10 +117,10 @@ def _between(tables: Sequence[xr.Dataset], one: str, other: str, read: Read) -> 
 
 
 _claim = partial(run_claim, rungs=(RUNG,), experiment=NAME, source=K8, takes="all")
-_pool = partial(_claim, premises=_complete)
+_pool_claim = partial(_claim, premises=_complete)
 
 
-@_pool(
+@_pool_claim(
     "similarity.rare-text-spares",
     "On a pretrained model: of rejected texts that share as many next tokens with real stories, those 2.3 nats a token "
     "less probable lower an untrained story less at equal margin, with the head alone and with all layers.",
@@ -132,7 +132,7 @@ def rare_text_spares(*tables: xr.Dataset) -> Effect:
     return ranked([cleared(runs, change)["probability"] for runs in settings(tables).values()])
 
 
-@_pool(
+@_pool_claim(
     "similarity.common-words-displace",
     "On a pretrained model: of rejected texts alike in log π to .4 nats a token, those that share more next tokens "
     "with real stories, mostly taken from these where the others are mostly the model's own, lower an "
@@ -145,7 +145,7 @@ def common_words_displace(*tables: xr.Dataset) -> Effect:
     return ranked([-cleared(runs, change)["labels"] for runs in settings(tables).values()])
 
 
-@_pool(
+@_pool_claim(
     "similarity.rare-text-displaces-per-update",
     "On a pretrained model: of rejected texts that share as many next tokens with real stories, those 2.3 nats a token "
     "less probable lower an untrained story more after equally many updates at one rate, in either setting.",
@@ -158,7 +158,7 @@ def rare_text_displaces_per_update(*tables: xr.Dataset) -> Effect:
     return ranked([-cleared(runs, after)["probability"] for runs in settings(tables).values()])
 
 
-@_pool(
+@_pool_claim(
     "similarity.common-words-displace-per-update",
     "On a pretrained model: of rejected texts alike in log π to .4 nats a token, those that share more next tokens "
     "with real stories, mostly taken from these where the others are mostly the model's own, lower an "

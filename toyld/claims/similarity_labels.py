@@ -213,7 +213,8 @@ def _practice(mine: Mapping[str, Any], other: Mapping[str, Any]) -> Callable[...
         "llm": (
             "open",
             "after Holm's correction in the head alone: by .37 [.19, .55] with all layers (.51 against .14) and 1.30 "
-            "[.92, 1.68] in the head (1.62 against .32); after six updates by .61 [.28, .94], but −.49 [−1.26, .28] in the head",
+            "[.92, 1.68] in the head (1.62 against .32); after six updates by .61 [.28, .94], but −.49 [−1.26, .28] in "
+            "the head",
         )
     },
 )

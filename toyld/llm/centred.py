@@ -37,7 +37,7 @@ from toyld.llm.head import base_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Centring", "How", "Means", "Where", "centred", "measure"]
+__all__ = ["Centring", "How", "Means", "Where", "centred", "linear", "mean_of", "measure", "padded"]
 
 Where = Literal["head", "all"]
 How = Literal["subtract", "project"]

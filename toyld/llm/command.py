@@ -28,7 +28,7 @@ from toyld.llm.taught import Taught, taught
 from toyld.probes import PreferenceError, cached, sampler_from_model
 from toyld.trajectory import RunFolder
 
-__all__ = ["run"]
+__all__ = ["hushed", "run"]
 
 Tell = Callable[[str, int, int], None]
 LIBRARIES = ("trl", "peft", "accelerate", "datasets", "huggingface_hub", "torch.distributed")

@@ -25,7 +25,7 @@ from toyld.checked import BadInput
 from toyld.llm.centred import padded
 from toyld.llm.encode import Encoded
 
-__all__ = ["Likeness", "exchanged", "in_place_of", "likeness", "permuted", "picked", "sampled", "words"]
+__all__ = ["Language", "Likeness", "exchanged", "in_place_of", "likeness", "permuted", "picked", "sampled", "words"]
 
 Floats = NDArray[np.float64]
 _SPACE = ("▁", "Ġ", " ")
@@ -167,7 +167,10 @@ def _states(model: Any, texts: Sequence[Encoded]) -> tuple[Floats, NDArray[np.in
     import torch
 
     found: list[list[Any]] = [[], [], [], []]
-    head = model.get_output_embeddings()
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    bent = [n for n in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(config, n, None)]
+    if bent:
+        raise BadInput(f"expected logits that are the head's product, got a model with {bent[0]}; use another model")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
     with torch.no_grad():
         for first in range(0, len(order), 32):

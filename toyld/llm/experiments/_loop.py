@@ -23,7 +23,7 @@ from toyld.llm.encode import Encoded
 from toyld.objectives import Batch
 from toyld.trajectory import trajectory
 
-__all__ = ["Rows", "Run", "table", "train"]
+__all__ = ["Rows", "Run", "Texts", "table", "train"]
 
 Floats = NDArray[np.float64]
 
