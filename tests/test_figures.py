@@ -35,6 +35,7 @@ DIGITS = {"learning_a_four", "rank_stability", "squeezing_in_networks", "zigzag"
 Drawn = Callable[[str], Path]
 TINY = {slug for slug, figure in FIGURES.items() if "tiny" in figure.tags}
 TRAINED = DIGITS | TINY
+RECORDED = {"sft_and_dpo_in_a_language_model"}  # drawn from curves that come with the package
 QUICK = "threshold_and_winners"
 
 
@@ -284,13 +285,26 @@ def test_wrong_data_turns_the_check_red(slug: str) -> None:
     assert unnoticed == []
 
 
-@pytest.mark.parametrize("slug", [s for s in NEEDS_NOTHING if s not in {"loss_zoo", *TRAINED}])
+@pytest.mark.parametrize("slug", [s for s in NEEDS_NOTHING if s not in {"loss_zoo", *TRAINED, *RECORDED}])
 def test_a_planted_sign_error_turns_the_check_red(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = FIGURES[slug]
     right = sm.residual
     monkeypatch.setattr(sm, "residual", lambda z, y, *, c=1.0: right(z, y, c=-c))
     with pytest.raises((AssertionError, ValueError)):  # ValueError: no root where theory has one
         figure.check(figures.read_table(figures.write_table(figure.data("smoke"))))
+
+
+@pytest.mark.parametrize("slug", sorted(RECORDED))
+@pytest.mark.parametrize("wrong", ["turned round", "stages exchanged"])
+def test_other_curves_than_those_recorded_turn_the_check_red(slug: str, wrong: str) -> None:
+    figure = FIGURES[slug]
+    table = {name: np.asarray(values).copy() for name, values in figure.data("smoke").items()}
+    if wrong == "turned round":
+        table |= {"mean": -table["mean"], "low": -table["high"], "high": -table["low"]}
+    else:
+        table["stage"] = np.where(table["stage"] == "sft", "dpo", "sft")
+    with pytest.raises(AssertionError):
+        figure.check(table)
 
 
 @pytest.mark.parametrize("slug", sorted(TINY))

@@ -7,7 +7,7 @@ import pytest
 
 from toyld.claims import first_order, first_order_radius, registry
 from toyld.claims.effects import never_below
-from toyld.claims.recording import rounded
+from toyld.claims.numbers import rounded
 from toyld.claims.runs import RunClaim, evaluate_on, try_on
 from toyld.trajectory import trajectory
 

@@ -214,7 +214,7 @@ CASES = [
     pytest.param(lambda w, o: w.plain(o, dropout(w), learning_rate=1e-3), id="plain"),
     pytest.param(reentrant, id="reentrant", marks=slow),
     pytest.param(lambda w, o: w.sft(o, w.lora(), gradient_checkpointing=True), id="sft-lora", marks=slow),
-    pytest.param(lambda w, o: uneven(w, o, torch_compile=True), id="compiled", marks=[slow, quiet]),
+    pytest.param(lambda w, o: w.dpo(o, torch_compile=True), id="compiled", marks=[slow, quiet]),
 ]
 
 

@@ -78,7 +78,8 @@ def everywhere(trainer: Any, part: Callable[[], T], /) -> list[T]:
     try:
         mine = (part(), None)
     except Exception as error:  # a full disk, no memory: who waits for this process would wait for ever
-        own, mine = error, (None, f"process {trainer.accelerator.process_index}: {error}")
+        said = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        own, mine = error, (None, said)
     found = gather_object([mine])
     if own is not None:
         raise own
