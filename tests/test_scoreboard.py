@@ -112,7 +112,8 @@ def test_the_board_fails_where_any_cell_surprises(monkeypatch, capsys):
 
     for cell, code in (("refuted", 1), ("undecided", 0)):
         for rung in ("contexts", "tiny", "llm"):
-            monkeypatch.setitem(scoreboard.SERVES, rung, lambda *_, rung=rung: result(rung, "holds"))
+            verdict = "undecided" if rung == "llm" else "holds"
+            monkeypatch.setitem(scoreboard.SERVES, rung, lambda *_, rung=rung, v=verdict: result(rung, v))
         monkeypatch.setitem(scoreboard.SERVES, "published", lambda *_, verdict=cell: result("published", verdict))
         monkeypatch.setattr(claims, "evaluate", lambda *_, rung, verdict=cell, **__: result(rung, verdict))
         assert command(("preference.argmax-rises",)) == code
