@@ -44,8 +44,8 @@ ARMS: Mapping[str, Arm] = {
 # small: the same for small models, whose rates must be larger. Chosen at seeds from 1000 on, so that in the first 400
 # pairs of TinyStories a model of 260,000 parameters moves as the paper's models do: its SFT raises chosen by 34 nats a
 # response, and DPO had raised the margin by 11 after 75 of its 100 updates, while chosen lost 1.6 (50 updates on 200
-# pairs: 19.5 at 2e-5; 31 at 5e-5, after SFT at 2e-5). Probes and evaluations are as many as keep three arms at some 6 minutes
-# of a CPU core.
+# pairs: 19.5 at 2e-5; 31 at 5e-5, after SFT at 2e-5). Probes and evaluations are as many as keep three arms
+# at some 6 minutes of a CPU core.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "optimizer": "rmsprop", "sft_lr": 5e-7, "lr": 5e-7, "warmup": 150, "batch": 4, "clip": 10.0, "max_length": 512,
