@@ -19,7 +19,7 @@ LEVELS = [
     {"report"},
     {"digits", "tiny", "llm"},
     {"scoreboard"},
-    {"figures", "lab", "running", "cli", "cli_llm", "cli_run", "__main__"},
+    {"figures", "book", "lab", "running", "cli", "cli_llm", "cli_run", "cli_teach", "__main__"},
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 
@@ -63,7 +63,7 @@ def test_import_toyld_loads_the_standard_library_only():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_modules_that_compute_do_not_import_the_terminal(path):
-    if home(path) in ("cli", "cli_llm", "cli_run") or path.name == "__main__.py":
+    if home(path) in ("cli", "cli_llm", "cli_run", "cli_teach") or path.name == "__main__.py":
         return
     top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
     names = {(a.name if isinstance(n, ast.Import) else n.module or "").split(".")[0] for n in top for a in n.names}
@@ -126,8 +126,8 @@ def test_declared_dependencies_cover_every_import():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = " ".join(project["dependencies"]).replace("-", "_")
-    extra = " ".join(project["optional-dependencies"]["llm"])
-    names = {"flint": "python_flint", "sklearn": "scikit_learn"}
+    extras = {home: " ".join(project["optional-dependencies"][home]).replace("-", "_") for home in ("llm", "book")}
+    names = {"flint": "python_flint", "sklearn": "scikit_learn", "markdown_it": "markdown_it_py"}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             modules = (
@@ -140,5 +140,5 @@ def test_declared_dependencies_cover_every_import():
             for module in modules:
                 top = module.split(".")[0]
                 if top not in sys.stdlib_module_names and top != "toyld":
-                    declared = core + extra if home(path) == "llm" else core
+                    declared = core + extras.get(home(path), "")
                     assert names.get(top, top) in declared, f"{path.name} imports {top}: declare it in pyproject.toml"

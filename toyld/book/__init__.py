@@ -1,0 +1,5 @@
+"""The book in `theory/`: numbers in prose held to code, chapters read, run and rendered."""
+
+from toyld.book.says import formula, says
+
+__all__ = ["formula", "says"]

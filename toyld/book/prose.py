@@ -1,0 +1,112 @@
+"""What the prose of a chapter says in numbers, and which of them no code holds."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from toyld.book.says import numerals
+
+__all__ = ["calls", "constants", "prose", "unheld", "written"]
+
+# Numbers that name a thing and measure nothing: places in a text, labels, names, and code.
+_NAMES = re.compile(
+    "|".join(
+        [
+            r"`[^`]*`",
+            r"§+\s?\d+(\.\d+)*([-–]\d+(\.\d+)*)?",
+            r"\b(Eqs?\.|App\.|Figs?\.|Figures?|Tables?|Propositions?|[Cc]hapters?|Sections?|Exercises?|Theorems?)"
+            r"\s[A-Z]?\.?\d+(\.\d+)*[a-z]?((,| and| to|[-–]|, and)\s?\d+(\.\d+)*)*",
+            r"\b[A-Z]\d+[a-f]?([-–]\d+)?\b",  # T7, F12, K4, P1a
+            r"\(\d+\.\d+\)",  # the tag of an equation
+            r"\b(ICLR|NeurIPS|ICML|arXiv)[\s:]\d[\d.]*",
+            r"\((19|20)\d\d\)",
+            r"[A-Za-z]+-\d[\w.]*",  # GPT-2, Pythia-410M
+            r"^#+ \d+\.",  # the number of a chapter
+        ]
+    ),
+    re.M,
+)
+
+
+def prose(path: Path, /) -> str:
+    """The prose of a chapter: its markdown cells, their lines joined where a paragraph breaks them."""
+    import jupytext
+
+    cells = jupytext.read(path).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def calls(path: Path, /) -> Iterator[tuple[str, str, ast.Call]]:
+    """Every `says(…)` and `formula(…)` of a chapter: the function's name, its phrase, the call."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("says", "formula"):
+            text = node.args[0]
+            if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
+                msg = f"{path.name}:{node.lineno}: expected the phrase itself as first argument of {node.func.id}"
+                raise ValueError(msg)
+            yield node.func.id, text.value, node
+
+
+def constants(call: ast.Call, /) -> list[float]:
+    """The numbers written in the sides of a `formula(…)`, in order; those of indices do not count."""
+    found: list[tuple[int, int, float]] = []
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+            found.append((node.lineno, node.col_offset, float(node.value)))
+        for name, child in ast.iter_fields(node):
+            if isinstance(node, ast.Subscript) and name == "slice":
+                continue
+            for one in child if isinstance(child, list) else [child]:
+                if isinstance(one, ast.AST):
+                    walk(one)
+
+    for side in call.args[1:]:
+        walk(side)
+    return [value for _, _, value in sorted(found)]
+
+
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+
+
+def written(text: str, /) -> list[float]:
+    """The numbers written in a formula, in order, the two of a fraction apart and exponents among them."""
+    plain = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda raised: f" {raised.group().translate(_RAISED)} ", text)
+    return [float(x) for x in re.findall(r"(?<![A-Za-z_.\d])(?:\d+(?:\.\d+)?|\.\d+)", plain)]
+
+
+def _spaced(text: str, /) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def unheld(path: Path, /) -> list[str]:
+    """What is wrong with the numbers of a chapter's prose, a line each; empty if all of them are held by code.
+
+    Held is a number that stands in the phrase of a `says` or a `formula`. Excused are 0 and 1, numbers that name
+    (§3.1, chapter 4, T7, GPT-2, inline code), and those written as words or as exponents.
+    """
+    text = _spaced(prose(path))
+    free = list(text)
+
+    def blank(start: int, stop: int) -> None:
+        free[start:stop] = " " * (stop - start)
+
+    faults = []
+    for function, phrase, call in calls(path):
+        wanted = _spaced(phrase)
+        places = [m.start() for m in re.finditer(r"(?<![\w.])" + re.escape(wanted) + r"(?![\w]|\.\d)", text)]
+        if len(wanted) < 4 or not places:
+            faults.append(f"line {call.lineno}: {function} has a phrase that the prose does not: “{phrase}”")
+        if function == "formula" and constants(call) != written(phrase):
+            faults.append(f"line {call.lineno}: “{phrase}” has {written(phrase)}, its sides {constants(call)}")
+        for start in places:
+            blank(start, start + len(wanted))
+    for named in _NAMES.finditer(text):
+        blank(*named.span())
+    for number in numerals("".join(free)):
+        if number.text not in ("0", "1"):
+            faults.append(f"nothing holds {number.text} in “…{text[max(0, number.start - 40) : number.stop + 30]}…”")
+    return faults
