@@ -62,8 +62,8 @@ def numerals(text: str, /) -> list[Numeral]:
 def says(text: str, /, *values: Any) -> None:
     """Hold the numbers of a phrase of the prose, in order, to values: each must round to what is printed.
 
-    `theory/test_book.py` asks that the phrase stands in the chapter's prose, and that every number of the prose stands in
-    such a phrase. A fraction (1/2) or a power (10⁻⁶) is exact, to a relative 1e-9; 36 % is the value .36.
+    `theory/test_book.py` asks that the phrase stands in the chapter's prose, and that every number of the prose stands
+    in such a phrase. A fraction (1/2) or a power (10⁻⁶) is exact, to a relative 1e-9; 36 % is the value .36.
 
     >>> says("the share is 98", 98.42)
     >>> says("between .195 and 1/2", 0.19512, 0.5)
