@@ -151,6 +151,18 @@ def test_half_precision_moves_by_its_rounding_and_the_noise_floor_covers_that(dt
     assert check(model, given, 1.0).name == "cached"
 
 
+def test_under_autocast_sharing_is_judged_by_its_precision():
+    """As in a trainer with bf16=True: float32 weights, layers in bfloat16, whose rounding is no reason not to share."""
+    model, given = tiny("llama", torch.float32), examples(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert check(model, given, 1.0).name == "cached"
+        assert Reader(model).precision == "bfloat16"
+    assert Reader(model).precision == "float32"
+    half = tiny("llama", torch.float16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Reader(half).precision == "float16"
+
+
 def test_a_window_shorter_than_the_prompt_is_cached_and_not_packed():
     for kind in ("mistral", "gemma3"):
         model = tiny(kind)

@@ -39,6 +39,16 @@ class Reader:
         peft = getattr(model, "active_peft_config", None)
         self.virtual = bool(getattr(peft, "is_prompt_learning", False))  # tokens before the first
 
+    @property
+    def precision(self) -> str:
+        """The dtype in which layers compute now: that of autocast where it is on (`bf16=True` of a trainer)."""
+        import torch
+
+        kind, device = self.dtype, self.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device).itemsize < kind.itemsize:
+            kind = torch.get_autocast_dtype(device)
+        return str(kind).removeprefix("torch.")
+
     def run(self, read: Callable[[Head, Tensor], Any], /, *, keep: tuple[int, int], **inputs: Any) -> tuple[Any, Any]:
         """(what `read` makes of the head and the features (B, last − first, ·) at positions `keep`, the output).
 

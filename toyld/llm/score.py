@@ -260,7 +260,7 @@ class _Job:
     def _check(self, way: str, found: list[Group]) -> str:
         """Why two responses of a first batch differ by more than rounding when they share their prompt; "" if not."""
         known = _CHECKED.setdefault(self.reader.model, {})
-        key = (way, str(self.reader.config._attn_implementation), str(self.reader.dtype))
+        key = (way, str(self.reader.config._attn_implementation), self.reader.precision)
         if key not in known:
             known[key] = self._compare(way, found)
         return known[key]
@@ -277,7 +277,7 @@ class _Job:
         plain = dict(pair for batch in self._padded(two) for pair in batch)
         a, b = (np.concatenate([rows[i][:2] for i in two], 1) for rows in (mine, plain))
         off = np.sqrt(np.mean((a - b) ** 2)) / (1 + np.sqrt(np.mean(b**2)))
-        most = OFF.get(str(self.reader.dtype).removeprefix("torch."), OFF["bfloat16"])
+        most = OFF.get(self.reader.precision, OFF["bfloat16"])
         if off <= most or not np.isfinite(b).all():
             return ""
         return f"it changes log-probabilities by {off:.2g} of their size"
