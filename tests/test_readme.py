@@ -30,6 +30,19 @@ def board() -> str:
     return "\n".join(lines)
 
 
+def totals() -> str:
+    """The last line of the board, as the first screen shows it."""
+    head = ["", "proved", "hold", "conditional", "refuted", "open"]
+    cells = [cell.strip() for cell in board().splitlines()[-1].strip("|").split("|")]
+    lines = [head, ["---", *["--:"] * 5], [cells[0], *cells[2:]]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def test_the_totals_on_the_first_screen_are_the_boards():
+    written = re.search(r"<!-- totals -->\n(.*?)\n?<!-- /totals -->", README.read_text(), re.S).group(1)
+    assert written == totals(), f"README has other totals; the registry's are:\n{totals()}"
+
+
 def test_the_scoreboard_in_the_readme_is_the_registrys():
     written = re.search(r"<!-- scoreboard -->\n(.*?)\n?<!-- /scoreboard -->", README.read_text(), re.S).group(1)
     assert written == board(), f"README has another board; the registry's is:\n{board()}"
