@@ -29,8 +29,10 @@ from torch import Tensor, nn
 
 from toyld.checked import BadInput
 from toyld.llm.encode import Encoded
-from toyld.llm.labels import accepted, batches, evaluating
+from toyld.llm.head import Head
+from toyld.llm.labels import batches, evaluating
 from toyld.llm.lesson import Pairs, pushes
+from toyld.llm.reader import Reader
 
 __all__ = ["PairScores", "Side", "score_pairs"]
 
@@ -113,7 +115,7 @@ def score_pairs(
     if batch < 1:
         raise BadInput(f"--batch: expected at least 1 pair an update, got {batch}")
     count = len(chosen)
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.no_grad():
         read, head = _read(model, [*chosen, *rejected], batch_size, tick)
         push = pushes(lesson, [one.numbers[0] for one in read])
         own, gradient = np.zeros(count), head.zeros()
@@ -153,14 +155,11 @@ def _side(read: Sequence[_Read]) -> Side:
     return Side(logp, length, -logp / length, entropy / length, off)
 
 
-@dataclass(frozen=True)
-class _Head:
-    """z = f(W h + b), f the identity, a scale or a soft cap."""
+class _Linear:
+    """A head z = f(W h + b), f a scale or a soft cap, with the derivative of its logits."""
 
-    weight: Tensor
-    bias: Tensor | None
-    scale: float
-    cap: float | None
+    def __init__(self, head: Head, /) -> None:
+        self.head, self.weight, self.bias = head, head.module.weight, head.module.bias
 
     def zeros(self) -> Tensor:
         """Room for a gradient of the weight, its last column the bias's."""
@@ -168,86 +167,53 @@ class _Head:
         kind = torch.float64 if v * d <= WIDE else torch.float32
         return torch.zeros(v, d + (self.bias is not None), dtype=kind, device=self.weight.device)
 
-    def logits(self, states: Tensor) -> tuple[Tensor, Tensor | float]:
-        """f(W h + b) and f', in float32 or better."""
-        u = nn.functional.linear(states.to(self.weight), self.weight, self.bias)
-        u = u if u.dtype == torch.float64 else u.float()
-        if self.cap is None:
-            return u * self.scale, self.scale
-        z = self.cap * torch.tanh(u / self.cap)
-        return z, 1.0 - (z / self.cap) ** 2
-
     def residuals(self, read: _Read) -> tuple[Tensor, Tensor]:
         """Features (T, d or d + 1) and f'(e_y − π) (T, V) of a response's tokens."""
-        z, slope = self.logits(read.states)
+        z = self.head.logits(read.states)
+        slope = self.head.scale * (1.0 if self.head.cap is None else 1.0 - (z / self.head.cap) ** 2)
         r = -torch.softmax(z, -1)
         r[torch.arange(len(r)), read.labels] += 1.0
         h = read.states.to(r)
         return (h if self.bias is None else torch.cat([h, torch.ones_like(h[:, :1])], 1)), r * slope
 
 
-def _read(model: nn.Module, items: Sequence[Encoded], size: int, tick: Any) -> tuple[list[_Read], _Head]:
-    """Every response's states and numbers. The head itself sees one position a row, which checks the formula."""
-    layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    if not isinstance(getattr(layer, "weight", None), Tensor):
-        raise BadInput("expected a model with a linear head (get_output_embeddings), got none; its pairs have no K3")
-    caught: list[Tensor] = []
-
-    def catch(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        caught.append(args[0])
-        return (args[0][:, :1],)
-
+def _read(model: nn.Module, items: Sequence[Encoded], size: int, tick: Any) -> tuple[list[_Read], _Linear]:
+    """Every response's states and numbers."""
+    reader = Reader(model)
     found: list[Any] = [None] * len(items)
-    head: _Head | None = None
-    options = {"use_cache": False} if "use_cache" in accepted(model) else {}
-    handle = layer.register_forward_pre_hook(catch)
-    try:
-        for rows, inputs in batches(model, items, size):
-            caught.clear()
-            inputs.pop("asked")
-            logits = model(**inputs, **options).logits
-            if len(caught) != 1:
-                raise BadInput(f"expected a head that is called once, got {len(caught)} calls; its pairs have no K3")
-            states = caught[0]
-            head = _as_head(model, layer, states[:, :1], logits) if head is None else head
-            for b, i in enumerate(rows):
-                start, end = items[i].start, len(items[i].ids)
-                labels = inputs["input_ids"][b, start:end].clone()
-                mine = states[b, start - 1 : end - 1].clone()
-                found[i] = _Read(mine, labels, np.concatenate(list(_numbers(head, mine, labels)), 1))
-            if tick is not None:
-                tick(len(rows))
-    finally:
-        handle.remove()
-    assert head is not None
+    _linear(reader)
+    for rows, inputs in batches(model, items, size):
+        del inputs["asked"]
+        width = inputs["input_ids"].shape[1]
+        states, _ = reader.run(lambda _, features: features, keep=(0, width), use_cache=False, **inputs)
+        head = _linear(reader)
+        for b, i in enumerate(rows):
+            start, end = items[i].start, len(items[i].ids)
+            labels = inputs["input_ids"][b, start:end].clone()
+            mine = states[b, start - 1 : end - 1].clone()
+            found[i] = _Read(mine, labels, np.concatenate(list(_numbers(head, mine, labels)), 1))
+        if tick is not None:
+            tick(len(rows))
     bad = next((i for i, one in enumerate(found) if not np.isfinite(one.numbers).all()), None)
     if bad is not None:
         raise BadInput(f"expected finite log-probabilities, got others in response {bad}; try --dtype float32")
-    return found, head
+    return found, _Linear(reader.head)
 
 
-def _as_head(model: Any, layer: Any, states: Tensor, logits: Tensor) -> _Head:
-    """The head's formula, by what it gave at one position of every row."""
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    bias = getattr(layer, "bias", None)
-    u, z = nn.functional.linear(states, layer.weight, bias).double(), logits.double()
-    scale = float((u * z).sum() / (u * u).sum())
-    if abs(scale - 1.0) < 1e-3:
-        scale = 1.0
-    cap = getattr(config, "final_logit_softcapping", None)
-    near = 32.0 * torch.finfo(logits.dtype).eps * float(z.abs().max())
-    for head in [_Head(layer.weight, bias, 1.0, cap)] * bool(cap) + [_Head(layer.weight, bias, scale, None)]:
-        if float((head.logits(states)[0] - z).abs().max()) <= near:
-            return head
-    raise BadInput("expected logits that are a linear head's, scaled or soft-capped, got others; its pairs have no K3")
+def _linear(reader: Reader) -> Head:
+    """The head, if it is a matrix, as it is described and, after the first run, as it was seen to be."""
+    if reader.head.name != "tiles":
+        raise BadInput(
+            f"expected a model with a linear head (scaled, soft-capped), got {reader.head.why}; its pairs have no K3"
+        )
+    return reader.head
 
 
-def _numbers(head: _Head, states: Tensor, labels: Tensor) -> Iterator[Floats]:
+def _numbers(head: Head, states: Tensor, labels: Tensor) -> Iterator[Floats]:
     """(4, n) a chunk: log π(y), H, Var log π, max π."""
-    step = max(1, CHUNK // head.weight.shape[0])
+    step = max(1, CHUNK // head.module.weight.shape[0])
     for i in range(0, len(states), step):
-        log_pi = torch.log_softmax(head.logits(states[i : i + step])[0], -1)
+        log_pi = torch.log_softmax(head.logits(states[i : i + step]), -1)
         pi = log_pi.exp()
         entropy = torch.special.entr(pi).sum(1)
         spread = (pi * (log_pi + entropy[:, None]).square()).nan_to_num().sum(1)
