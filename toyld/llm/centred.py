@@ -314,13 +314,7 @@ def padded(encoded: Sequence[Encoded], /, *, length: int | None = None) -> tuple
     >>> [x.tolist() for x in padded([Encoded((5, 6, 7), 2), Encoded((5, 6), 1)])]
     [[[5, 6, 7], [5, 6, 0]], [[1, 1, 1], [1, 1, 0]], [[False, True, False], [True, False, False]]]
     """
-    import torch
+    from toyld.llm import labels
 
-    longest = max(len(one.ids) for one in encoded) if length is None else length
-    ids = torch.zeros(len(encoded), longest, dtype=torch.long)
-    there, read = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-    for b, one in enumerate(encoded):
-        ids[b, : len(one.ids)] = torch.tensor(one.ids)
-        there[b, : len(one.ids)] = 1
-        read[b, one.start - 1 : len(one.ids) - 1] = True
-    return ids, there, read
+    batch = labels.padded(encoded, length=length)
+    return batch["input_ids"], batch["attention_mask"], batch["asked"].roll(-1, 1)  # no response starts at token 0

@@ -59,9 +59,9 @@ def accepted(model: nn.Module, /) -> set[str]:
     return set(inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters)
 
 
-def padded(items: Sequence[Encoded], /, *, device: Any = "cpu") -> dict[str, Tensor]:
-    """Token ids, attention mask and what is asked, each (B, T): responses padded right to the longest of them."""
-    length = max(len(item.ids) for item in items)
+def padded(items: Sequence[Encoded], /, *, length: int | None = None, device: Any = "cpu") -> dict[str, Tensor]:
+    """Token ids, attention mask and what is asked, each (B, T): padded right to a length, the longest by default."""
+    length = max(len(item.ids) for item in items) if length is None else length
     ids = torch.zeros(len(items), length, dtype=torch.long)
     mask, asked = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
     for b, item in enumerate(items):
