@@ -424,6 +424,15 @@ def test_one_outlier_is_named_and_lowers_the_confidence() -> None:
     assert odd.confidence < 0.75 * clear.confidence
 
 
+def test_an_interval_that_excludes_0_and_reaches_under_the_floor_is_told_as_that() -> None:
+    move = {"chosen": Move(*(np.array([0.0, x]) for x in (-1.42, -1.99, -0.886, 1.1)))}
+    (reason,) = verdict._unclear(moves.Moves({}, move, {}, None))
+    assert reason.endswith("[-1.99, -0.886] does not tell from a change of under 1.1, which counts as still")
+    move = {"chosen": Move(*(np.array([0.0, x]) for x in (-1.42, -1.99, 0.886, 1.1)))}
+    (reason,) = verdict._unclear(moves.Moves({}, move, {}, None))
+    assert reason.endswith("[-1.99, +0.886] does not tell from 0")
+
+
 def test_few_evaluations_do_not_know_their_jitter_and_say_so() -> None:
     few, many = (diagnose(make_run("healthy", seed=0, n_evaluations=n)) for n in (7, 8))
     assert ("jitter" in few.missing, "jitter" in many.missing) == (True, False)

@@ -164,7 +164,9 @@ def _unclear(m: Moves) -> list[str]:
         if name in m.move:
             value, low, high, floor = (float(part[-1]) for part in m.move[name])
             if abs(value) > floor and low <= floor and high >= -floor:
-                out.append(f"{name} changed by {value:+.3g} nats, which [{low:+.3g}, {high:+.3g}] does not tell from 0")
+                from_what = "0" if low <= 0.0 <= high else f"a change of under {floor:.3g}, which counts as still"
+                found = f"{name} changed by {value:+.3g} nats, which [{low:+.3g}, {high:+.3g}]"
+                out.append(f"{found} does not tell from {from_what}")
     return out
 
 
