@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toyld.book.says import numerals
 
-__all__ = ["calls", "constants", "prose", "unheld", "written"]
+__all__ = ["Text", "calls", "constants", "numbers", "prose", "unheld", "unnamed", "written"]
 
 # Numbers that name a thing and measure nothing: places in a text, labels, names, and code.
 _NAMES = re.compile(
@@ -17,12 +17,14 @@ _NAMES = re.compile(
         [
             r"`[^`]*`",
             r"§+\s?\d+(\.\d+)*([-–]\d+(\.\d+)*)?",
-            r"\b(Eqs?\.|App\.|Figs?\.|Figures?|Tables?|Propositions?|[Cc]hapters?|Sections?|Exercises?|Theorems?)"
+            r"\b(Eqs?\.|App\.|Figs?\.|Figures?|Tables?|Propositions?|[Cc]hapters?|Sections?|Exercises?|Theorems?"
+            r"|Claims?|Lemmas?|Thms?\.?|[Tt]rends?)"
             r"\s[A-Z]?\.?\d+(\.\d+)*[a-z]?((,| and| to|[-–]|, and)\s?\d+(\.\d+)*)*",
             r"\b[A-Z]\d+[a-f]?([-–]\d+)?\b",  # T7, F12, K4, P1a
             r"\(\d+\.\d+\)",  # the tag of an equation
             r"\b(ICLR|NeurIPS|ICML|arXiv)[\s:]\d[\d.]*",
             r"\((19|20)\d\d\)",
+            r"\b\d+×\d+\b",  # a shape
             r"[A-Za-z]+-\d[\w.]*",  # GPT-2, Pythia-410M
             r"^#+ \d+\.",  # the number of a chapter
         ]
@@ -50,13 +52,13 @@ def calls(path: Path, /) -> Iterator[tuple[str, str, ast.Call]]:
             yield node.func.id, text.value, node
 
 
-def constants(call: ast.Call, /) -> list[float]:
+def numbers(call: ast.Call, /) -> list[ast.Constant]:
     """The numbers written in the sides of a `formula(…)`, in order; those of indices do not count."""
-    found: list[tuple[int, int, float]] = []
+    found: list[ast.Constant] = []
 
     def walk(node: ast.AST) -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-            found.append((node.lineno, node.col_offset, float(node.value)))
+            found.append(node)
         for name, child in ast.iter_fields(node):
             if isinstance(node, ast.Subscript) and name == "slice":
                 continue
@@ -66,7 +68,12 @@ def constants(call: ast.Call, /) -> list[float]:
 
     for side in call.args[1:]:
         walk(side)
-    return [value for _, _, value in sorted(found)]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+
+def constants(call: ast.Call, /) -> list[float]:
+    """The values of those numbers."""
+    return [float(node.value) for node in numbers(call)]  # type: ignore[arg-type]
 
 
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
@@ -82,31 +89,56 @@ def _spaced(text: str, /) -> str:
     return re.sub(r"\s+", " ", text)
 
 
+def unnamed(text: str, /) -> str:
+    """A text without the names whose numbers measure nothing: §3.1, chapter 4, `code`."""
+    return _NAMES.sub(" ", text)
+
+
+class Text:
+    """The prose of a chapter in one line, and its phrases: what is held is worked out once, so that many can be tried.
+
+    `faults()` of the text as it stands, or of another one that is to be held by the same phrases.
+    """
+
+    def __init__(self, path: Path, /) -> None:
+        self.text = _spaced(prose(path))
+        self.calls = [(function, phrase, call.lineno, constants(call)) for function, phrase, call in calls(path)]
+
+    def excused(self, text: str | None = None, /) -> list[tuple[int, int]]:
+        """Where names stand, whose numbers measure nothing."""
+        return [named.span() for named in _NAMES.finditer(self.text if text is None else text)]
+
+    def faults(self, text: str | None = None, /) -> list[str]:
+        """What is wrong with the numbers of the text, a line each."""
+        text = self.text if text is None else text
+        free = list(text)
+
+        def blank(start: int, stop: int) -> None:
+            free[start:stop] = " " * (stop - start)
+
+        faults = []
+        for function, phrase, line, sides in self.calls:
+            wanted = _spaced(phrase)
+            places = [m.start() for m in re.finditer(r"(?<![\w.])" + re.escape(wanted) + r"(?![\w]|\.\d)", text)]
+            if len(wanted) < 4 or not places:
+                faults.append(f"line {line}: {function} has a phrase that the prose does not: “{phrase}”")
+            if function == "formula" and sides != written(phrase):
+                faults.append(f"line {line}: “{phrase}” has {written(phrase)}, its sides {sides}")
+            for start in places:
+                blank(start, start + len(wanted))
+        for span in self.excused(text):
+            blank(*span)
+        for number in numerals("".join(free)):
+            if number.text.lstrip("+−-") not in ("0", "1"):
+                near = text[max(0, number.start - 40) : number.stop + 30]
+                faults.append(f"nothing holds {number.text} in “…{near}…”")
+        return faults
+
+
 def unheld(path: Path, /) -> list[str]:
     """What is wrong with the numbers of a chapter's prose, a line each; empty if all of them are held by code.
 
     Held is a number that stands in the phrase of a `says` or a `formula`. Excused are 0 and 1, numbers that name
     (§3.1, chapter 4, T7, GPT-2, inline code), and those written as words or as exponents.
     """
-    text = _spaced(prose(path))
-    free = list(text)
-
-    def blank(start: int, stop: int) -> None:
-        free[start:stop] = " " * (stop - start)
-
-    faults = []
-    for function, phrase, call in calls(path):
-        wanted = _spaced(phrase)
-        places = [m.start() for m in re.finditer(r"(?<![\w.])" + re.escape(wanted) + r"(?![\w]|\.\d)", text)]
-        if len(wanted) < 4 or not places:
-            faults.append(f"line {call.lineno}: {function} has a phrase that the prose does not: “{phrase}”")
-        if function == "formula" and constants(call) != written(phrase):
-            faults.append(f"line {call.lineno}: “{phrase}” has {written(phrase)}, its sides {constants(call)}")
-        for start in places:
-            blank(start, start + len(wanted))
-    for named in _NAMES.finditer(text):
-        blank(*named.span())
-    for number in numerals("".join(free)):
-        if number.text not in ("0", "1"):
-            faults.append(f"nothing holds {number.text} in “…{text[max(0, number.start - 40) : number.stop + 30]}…”")
-    return faults
+    return Text(path).faults()

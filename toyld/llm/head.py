@@ -106,7 +106,7 @@ def read_head(model: Any, /) -> Head:
         module = None
     if not isinstance(module, torch.nn.Module):
         return own_logits("the model names no output head")
-    config = getattr(base, "config", None)
+    config: Any = getattr(base, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     cap = getattr(config, "final_logit_softcapping", None) or None
     return Head("tiles", "by tiles of the head's matrix", module, _scale(config), cap)
