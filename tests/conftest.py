@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 
@@ -71,11 +72,29 @@ def compared(capsys: pytest.CaptureFixture[str]) -> Callable[[ModuleType], tuple
     return run
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, headless, one for all tests of a worker; without it the tests that need it skip."""
+    found = [os.environ.get("TOYLD_CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))]
+    path = next(filter(None, found), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or set TOYLD_CHROMIUM to a browser of yours")
+    api = pytest.importorskip("playwright.sync_api", reason='needs Playwright: pip install "toyld[test]"')
+    quiet = ["background-networking", "component-update", "quic", "sync", "gpu"]
+    flags = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+    with api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, args=flags)
+        yield running
+        running.close()
+
+
 @functools.cache
 def chapters() -> dict[str, list[str]]:
-    """The claims that each chapter of the book names."""
-    named = re.compile(r'"([a-z]+\.[a-z0-9-]+)"')
-    return {path.stem: named.findall(path.read_text()) for path in (ROOT / "theory").glob("[0-9]*.py")}
+    """The claims that each chapter of the book names, with its exercises."""
+    named, found = re.compile(r'"([a-z]+\.[a-z0-9-]+)"'), {}
+    for path in sorted((ROOT / "theory").rglob("[0-9]*.py")):
+        found[path.stem] = found.get(path.stem, []) + named.findall(path.read_text())
+    return found
 
 
 def shared(nodeid: str) -> str:

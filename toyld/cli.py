@@ -188,21 +188,42 @@ def figures(
     format: str = "png,svg",
     check: bool = False,
     from_data: bool = False,
+    resume: bool = False,
+    dpi: int = 200,
+    quiet: bool = False,
 ) -> int:
     """Draw the figures: SLUG.png, SLUG.svg, SLUG.csv (the data) and SLUG.json (how it was made), one line a figure.
 
+    Last it writes index.html, a page of all figures that lie in the folder, and manifest.json with the same for
+    programs.
+
     Args:
-        list: Only list them: slug, title, the paper's figure, what it reads, claims.
+        list: Only list them: slug, title, the paper's figure, what it reads, cost, whether it is there, tags, claims.
         only: Slugs, tags or globs of either (all figures by default).
         size: "smoke" is small and quick, "paper" the full size.
         out: Folder to write to; it is made if it is not there.
         format: Picture formats out of png, svg, pdf, separated by commas.
         check: Assert each caption's claim on the data; exit 1 if one fails.
         from_data: Redraw from the CSV files in the folder, computing nothing.
+        resume: Keep a figure whose files are all there, whole, and were made by the same code and packages, from the
+            same inputs, at the same size and resolution; go on with the others. Without it all are made anew.
+        dpi: Dots an inch of PNG pictures.
+        quiet: Print only what went wrong or was skipped.
     """
     from toyld.figures import main as render
 
-    return render(list=list, only=only, size=size, out=out, format=format, check=check, from_data=from_data)
+    return render(
+        list=list,
+        only=only,
+        size=size,
+        out=out,
+        format=format,
+        check=check,
+        from_data=from_data,
+        resume=resume,
+        dpi=dpi,
+        quiet=quiet,
+    )
 
 
 def diagnose(
@@ -245,17 +266,20 @@ def _write_json(path: Path, value: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `toyld`."""
-    from toyld.cli_llm import probe, probes, scan
+    from toyld.cli_llm import example, probe, probes, scan
     from toyld.cli_run import contexts, digits, llm, tiny
+    from toyld.cli_teach import book, lab
 
     app, worlds = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     worlds.command(contexts)
     worlds.command(digits)
     worlds.command(tiny)
     worlds.command(llm)
-    for command in (claims, diagnose, figures, objectives, probe, probes, scan):
+    for command in (claims, diagnose, example, figures, objectives, probe, probes, scan):
         app.command(command)
     app.command(worlds, name="run", help="Fine-tune a world of this package, into a folder that can be diagnosed.")
+    app.command(book)
+    app.command(lab)
     app.command(step)
     sys.exit(
         guard(

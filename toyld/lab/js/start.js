@@ -1,0 +1,3 @@
+// The last piece: everything is there, so begin.
+window.toyldLab = { ...arithmetic(), panels, store };
+shell.start();
