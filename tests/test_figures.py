@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import functools
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -18,6 +19,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import colors
+from matplotlib.figure import Figure
 
 from toyld import claims, figures
 from toyld import softmax as sm
@@ -37,6 +40,10 @@ TINY = {slug for slug, figure in FIGURES.items() if "tiny" in figure.tags}
 TRAINED = DIGITS | TINY
 RECORDED = {"sft_and_dpo_in_a_language_model"}  # drawn from curves that come with the package
 QUICK = "threshold_and_winners"
+# A module that is a figure.
+WHOLE = (
+    '"""Title\n\nOn `squeeze.threshold-law`."""\ndef data(size): pass\ndef draw(table): pass\ndef check(table): pass\n'
+)
 
 
 def test_an_interval_is_students_and_nan_where_seeds_are_too_few() -> None:
@@ -153,6 +160,8 @@ def test_a_file_is_the_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ('"""Title only."""', "one title line"),
         ('"""Title\n\nA caption without a claim."""', "names claims"),
         ('"""Title\n\nOn `squeeze.threshold-law`."""\ndef data(size): pass', "no draw, check"),
+        (f"{WHOLE}PAPER = 'Fig. 4'\n", r"expected DIFFERS, .*\(Fig. 4\), got none"),
+        (f"{WHOLE}COST = 'a week'\n", "expected COST to be one of seconds, half a minute, got 'a week'"),
     ],
 )
 def test_a_module_that_is_no_figure_is_refused(source: str, message: str) -> None:
@@ -222,10 +231,18 @@ def test_from_data_is_the_same_picture(
     assert same, f"{slug}.png from its CSV differs from the first drawing"
 
 
+@pytest.fixture(scope="module")
+def plotted(drawn: Drawn) -> Callable[[str], Any]:
+    """A figure at smoke size as matplotlib's object; each is made once."""
+    return functools.cache(
+        lambda slug: figures.draw(slug, figures.read_table((drawn(slug) / f"{slug}.csv").read_text()))
+    )
+
+
 @pytest.mark.parametrize("slug", FIGURES)
-def test_axes_are_labelled_and_finite(slug: str, drawn: Drawn) -> None:
+def test_axes_are_labelled_and_finite(slug: str, plotted: Callable[[str], Any]) -> None:
     available(slug)
-    fig = figures.draw(slug, figures.read_table((drawn(slug) / f"{slug}.csv").read_text()))
+    fig = plotted(slug)
     assert round(fig.get_figwidth(), 2) == 5.5
     axes = fig.axes
     assert all(np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all() for ax in axes)
@@ -246,6 +263,79 @@ def test_axes_are_labelled_and_finite(slug: str, drawn: Drawn) -> None:
         assert inside, f"{text!r} leaves the picture: {box}"
     for i, (text, box) in enumerate(words):
         assert [other for other, there in words[:i] if box.overlaps(there)] == [], text
+
+
+# Linear RGB as a dichromat sees it (Machado, Oliveira & Fernandes 2009, severity 1).
+SEEN = {
+    "deuteranope": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protanope": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "everybody": np.eye(3),
+}
+XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+# Seen at a glance: steps of colour, and of lightness out of 100.
+COLOUR, LIGHTNESS = 15.0, 10.0
+
+
+def lab(color: Any, sight: str = "everybody") -> np.ndarray:
+    """CIE L*a*b* of a colour (sRGB, D65) as it is seen."""
+    rgb = np.array(colors.to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    t = XYZ @ np.clip(SEEN[sight] @ linear, 0.0, 1.0) / XYZ.sum(1)
+    x, y, z = np.where(t > (6 / 29) ** 3, np.cbrt(t), t / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def alike(ax: Any) -> list[tuple[Any, ...]]:
+    """Pairs of curves of a panel that nothing but a colour tells apart which not everybody sees, or not on grey paper.
+
+    Reference lines (thin, or in axes coordinates) and entries of the legend do not count.
+    """
+    curves = set()
+    for line in ax.lines:
+        marked = line.get_marker() not in ("None", "", None)
+        thick = marked or line.get_linewidth() > 0.9
+        if thick and len(line.get_xdata()) > 1 and line.get_transform() == ax.transData:
+            look = str(line._unscaled_dash_pattern), str(line.get_marker()), str(line.get_markerfacecolor()) == "white"
+            curves.add((look, colors.to_hex(line.get_color())))
+    found = []
+    for (look, one), (other_look, other) in itertools.combinations(sorted(curves), 2):
+        if look == other_look:
+            apart = {sight: float(np.linalg.norm(lab(one, sight) - lab(other, sight))) for sight in SEEN}
+            grey = abs(lab(one)[0] - lab(other)[0])
+            if min(apart.values()) < COLOUR or grey < LIGHTNESS:
+                found.append((one, other, look, apart, grey))
+    return found
+
+
+@pytest.mark.parametrize("slug", FIGURES)
+def test_curves_of_a_panel_are_told_apart_by_everybody_and_on_grey_paper(
+    slug: str, plotted: Callable[[str], Any]
+) -> None:
+    available(slug)
+    fig = plotted(slug)
+    assert [pair for ax in fig.axes for pair in alike(ax)] == []
+
+
+def test_the_measure_of_colours_is_cies_and_finds_what_is_alike() -> None:
+    np.testing.assert_allclose(lab("white"), (100.0, 0.0, 0.0), atol=0.01)
+    np.testing.assert_allclose(lab("#FF0000"), (53.24, 80.09, 67.20), atol=0.01)  # the published values of sRGB red
+    for sight in SEEN:
+        np.testing.assert_allclose(lab("#777777", sight)[1:], 0.0, atol=0.05)  # greys stay grey
+    fig = Figure()
+    green, grey, dashed = fig.subplots(1, 3)
+    green.plot([0, 1], [0, 1], color="#00A000", lw=1.5)
+    green.plot([0, 1], [1, 0], color="#C07000", lw=1.5)  # one colour to a deuteranope
+    grey.plot([0, 1], [0, 1], color="#4C7A5D", lw=1.5)
+    grey.plot([0, 1], [1, 0], color="#8C6BB1", lw=1.5)  # one on grey paper
+    grey.axhline(0.0, color="#777777", lw=1.5)
+    dashed.plot([0, 1], [0, 1], color="#4C7A5D", lw=1.5)
+    dashed.plot([0, 1], [1, 0], color="#8C6BB1", lw=1.5, ls="--")
+    (first,), (second,) = alike(green), alike(grey)
+    assert first[3]["deuteranope"] < COLOUR < first[3]["everybody"]
+    assert second[4] < LIGHTNESS < COLOUR < min(second[3].values())
+    assert alike(dashed) == []
 
 
 def test_style_leaves_no_trace() -> None:
@@ -386,7 +476,8 @@ def test_a_figure_that_breaks_does_not_stop_the_others(tmp_path: Path, monkeypat
     with pytest.raises(ExceptionGroup, match="rare_label") as caught:
         figures.render(only=("rare_label", QUICK), size="smoke", out=tmp_path, format="svg")
     assert [str(e) for e in caught.value.exceptions] == ["a bug"]
-    assert {p.name for p in tmp_path.iterdir()} == {f"{QUICK}.{kind}" for kind in ("svg", "csv", "json")}
+    made = {f"{QUICK}.{kind}" for kind in ("svg", "csv", "json")}
+    assert {p.name for p in tmp_path.iterdir()} == {*made, "index.html", "manifest.json"}
 
 
 def test_missing_input_is_skipped_with_the_line_that_helps(

@@ -1,4 +1,4 @@
-"""The figures: one a module, found by its file; `python -m toyld.figures` draws them all.
+"""The figures: one a module, found by its file; `python -m toyld.figures` draws them all, and a page that shows them.
 
 A figure is a module of this folder whose name is the figure's slug (names that begin with an underscore are tools):
 
@@ -6,8 +6,11 @@ A figure is a module of this folder whose name is the figure's slug (names that 
 - `data(size)` computes the table, `size` being "smoke" or "paper": pure, seeded, columns of one length, units in names;
 - `draw(table)` draws a matplotlib `Figure` from that table and nothing else, so that a CSV re-plots;
 - `check(table)` asserts what the caption says, with the numbers in the message;
-- and where they apply `PAPER` (the paper's figure), `TAGS`, `SEED`, `INPUTS` (what it reads, in words) and
-  `inputs()` (name -> path of each file read, or `MissingInput` with the line that says how to get it).
+- and where they apply `PAPER` (the paper's figure) with `DIFFERS` (what is known to be different here), `TAGS`,
+  `SEED`, `COST` ("seconds" or "half a minute"), `INPUTS` (what it reads, in words) and `inputs()` (name -> path of each
+  file read, or `MissingInput` with the line that says how to get it).
+
+`toyld/figures/_paper.py` says of each figure of the paper which of ours stands for it, or why none can.
 
 Nothing here imports matplotlib before a picture is drawn.
 """

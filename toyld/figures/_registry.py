@@ -16,6 +16,8 @@ from toyld.checked import BadInput
 
 __all__ = ["Figure", "FigureError", "MissingInput", "every", "from_module", "select"]
 
+# How long one takes at full size on one core of 2020, the slowest first start of just-in-time compilers included.
+COSTS = ("seconds", "half a minute")
 _CLAIM = re.compile(r"`([a-z][a-z0-9-]*\.[a-z][a-z0-9-]*)`")
 
 
@@ -40,16 +42,19 @@ class Figure:
     check: Callable[[Mapping[str, Any]], None]
     inputs: Callable[[], Mapping[str, Path]]
     paper: str | None = None
+    differs: str | None = None
     tags: tuple[str, ...] = ()
     seed: int | None = None
     reads: str | None = None
+    cost: str = COSTS[0]
 
 
 def from_module(module: ModuleType, /) -> Figure:
     """The figure that a module defines.
 
     Raises:
-        FigureError: no title, no caption, no claim named in it, or one of data, draw, check is missing.
+        FigureError: no title, no caption, no claim named in it, one of data, draw, check is missing, or a figure of the
+            paper is named without what is different here.
     """
     slug = module.__name__.rpartition(".")[2]
     title, _, caption = (module.__doc__ or "").strip().partition("\n\n")
@@ -64,6 +69,14 @@ def from_module(module: ModuleType, /) -> Figure:
     if missing:
         msg = f"{slug}: expected functions data(size), draw(table) and check(table), got no {', '.join(missing)}"
         raise FigureError(msg)
+    paper, differs = getattr(module, "PAPER", None), getattr(module, "DIFFERS", None)
+    if paper and not differs:
+        msg = f"{slug}: expected DIFFERS, what is known to be different from the paper's ({paper}), got none; write it"
+        raise FigureError(msg)
+    cost = getattr(module, "COST", COSTS[0])
+    if cost not in COSTS:
+        msg = f"{slug}: expected COST to be one of {', '.join(COSTS)}, got {cost!r}"
+        raise FigureError(msg)
     return Figure(
         slug=slug,
         title=title.rstrip("."),
@@ -73,10 +86,12 @@ def from_module(module: ModuleType, /) -> Figure:
         draw=module.draw,
         check=module.check,
         inputs=getattr(module, "inputs", dict),
-        paper=getattr(module, "PAPER", None),
+        paper=paper,
+        differs=" ".join(differs.split()) if differs else None,
         tags=tuple(getattr(module, "TAGS", ())),
         seed=getattr(module, "SEED", None),
         reads=getattr(module, "INPUTS", None),
+        cost=cost,
     )
 
 

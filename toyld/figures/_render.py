@@ -1,33 +1,33 @@
-"""Drawing figures to files: SLUG.png, SLUG.svg, SLUG.csv, and SLUG.json with how they were made.
+"""Drawing figures to files: SLUG.png, SLUG.svg, SLUG.csv, SLUG.json with how they were made, and the gallery of all.
 
 Pictures and CSV hold no date, commit or duration, and are the same bytes in every run on one machine. Whatever says
-when and how is in SLUG.json, which nothing compares.
+when and how is in SLUG.json, which nothing compares; it is written last, with the digests of the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from toyld.checkout import checkout
+from toyld.figures import _gallery, _made
+from toyld.figures._alt import described
 from toyld.figures._registry import Figure, FigureError, MissingInput, every, select
 from toyld.figures._table import read_table, write_table
 from toyld.files import write_whole
 
-__all__ = ["draw", "picture", "render", "styled"]
+__all__ = ["draw", "render", "saved", "styled"]
 
-SCHEMA = 1
 FORMATS = ("png", "svg", "pdf")
+PLACES = 9  # of a panel's edges, as shares of the picture: a hundred-thousandth of a dot
+DPI, COARSE, FINEST = 200, 50, 1200
+FINE = ("check holds", "not checked", "kept", "kept, check holds")
 _STYLE = Path(__file__).with_name("toyld.mplstyle")
 
 
@@ -47,8 +47,8 @@ def draw(figure: Figure | str, table: Mapping[str, Any], /) -> Any:
         return one.draw(table)
 
 
-def picture(figure: Figure, table: Mapping[str, Any], /, *, formats: tuple[str, ...]) -> dict[str, bytes]:
-    """The picture in each format, as bytes that depend on the table alone."""
+def saved(fig: Any, figure: Figure, /, *, formats: tuple[str, ...], dpi: int = DPI) -> dict[str, bytes]:
+    """A drawn picture in each format, as bytes that depend on its table alone."""
     from matplotlib import rc_context
 
     about = {"Title": figure.title, "Description": figure.caption}
@@ -59,28 +59,19 @@ def picture(figure: Figure, table: Mapping[str, Any], /, *, formats: tuple[str, 
     }
     out = {}
     with styled():
-        fig = figure.draw(table)
         engine = fig.get_layout_engine()
         if engine is not None:  # lay it out once, for all formats alike; otherwise each would draw twice
             engine.execute(fig)
+            for ax in fig.axes:  # the solver's last bits differ between processes, and SVG hashes them into its ids
+                place = ax.get_position(original=True)
+                ax.set_position([round(x, PLACES) for x in place.bounds])
             with rc_context({"figure.constrained_layout.use": False}):
                 fig.set_layout_engine(None)
         for kind in formats:
             buffer = io.BytesIO()
-            fig.savefig(buffer, format=kind, metadata=metadata[kind])
+            fig.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi)
             out[kind] = buffer.getvalue()
     return out
-
-
-def _date() -> str:
-    """Now, or what SOURCE_DATE_EPOCH says (seconds since 1970), as ISO 8601 in UTC."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    try:
-        moment = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
-    except (ValueError, OverflowError, OSError) as bad:
-        msg = f"SOURCE_DATE_EPOCH: expected whole seconds since 1970, got {epoch!r}; correct or unset it"
-        raise FigureError(msg) from bad
-    return moment.isoformat(timespec="seconds")
 
 
 def _writable(out: Path, *, make: bool) -> None:
@@ -97,37 +88,6 @@ def _writable(out: Path, *, make: bool) -> None:
         raise FigureError(msg) from bad
 
 
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    import toyld
-
-    packages = {name: version(name) for name in ("numpy", "scipy", "matplotlib")}
-    return {"toyld": toyld.__version__, "python": ".".join(map(str, sys.version_info[:3])), **packages}
-
-
-def _provenance(figure: Figure, **made: Any) -> bytes:
-    from toyld import claims
-
-    known = claims.every()
-    about = {
-        "schema": SCHEMA,
-        "slug": figure.slug,
-        "title": figure.title,
-        "caption": figure.caption,
-        "paper": figure.paper,
-        "claims": [
-            {"id": id, "expect": known[id].expect, "statement": known[id].statement, "source": known[id].source}
-            for id in figure.claims
-        ],
-        "seed": figure.seed,
-        **made,
-        "versions": _versions(),
-        **checkout(),
-    }
-    return (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode()
-
-
 def _known_claims(figures: list[Figure]) -> None:
     from toyld import claims
 
@@ -139,67 +99,135 @@ def _known_claims(figures: list[Figure]) -> None:
             raise FigureError(msg)
 
 
-def _one(
-    figure: Figure, *, size: str, out: Path, formats: tuple[str, ...], check: bool, from_data: bool, date: str
-) -> tuple[str, str | None]:
+@dataclass(frozen=True)
+class _How:
+    """What was asked for, the same for every figure of a run."""
+
+    size: str
+    out: Path
+    formats: tuple[str, ...]
+    check: bool
+    from_data: bool
+    resume: bool
+    dpi: int
+    date: str
+
+    def command(self, slug: str) -> str:
+        """The line that makes one figure in this way."""
+        words = ["python -m toyld.figures", f"--only {slug}", f"--format {','.join(self.formats)}"]
+        words += ["--from-data" if self.from_data else f"--size {self.size}"]
+        words += [] if self.dpi == DPI else [f"--dpi {self.dpi}"]
+        return " ".join(words + (["--check"] if self.check else []))
+
+
+def _checked(figure: Figure, table: Mapping[str, Any], how: _How) -> tuple[str, str | None]:
+    """(verdict in words, why the check failed or None)."""
+    if not how.check:
+        return "not checked", None
+    try:
+        figure.check(table)
+    except AssertionError as failed:
+        return "check failed", " ".join(str(failed).split()) or "no message"
+    return "check holds", None
+
+
+def _said(verdict: str, why: str | None) -> str:
+    return verdict if why is None else f"{verdict}: {why}"
+
+
+def _kept(figure: Figure, how: _How, digests: Mapping[str, str]) -> tuple[str, str | None] | None:
+    """The verdict on files that are already there as this run would write them, None if they are not."""
+    same = {"size": how.size, "inputs_sha256": dict(digests), "dpi": how.dpi, **_made.made_by()}
+    about = _made.is_made(figure.slug, how.out, formats=how.formats, **same)
+    if about is None:
+        return None
+    if not how.check:
+        return "kept", None
+    verdict, why = _checked(figure, read_table((how.out / f"{figure.slug}.csv").read_text()), how)
+    if about["check"] != _said(verdict, why):
+        write_whole(how.out / f"{figure.slug}.json", _made.text({**about, "check": _said(verdict, why)}))
+    return f"kept, {verdict}", why
+
+
+def _table(figure: Figure, how: _How) -> tuple[bytes, dict[str, str], dict[str, Any]]:
+    """(the CSV that an earlier run left, its digest, what of its provenance still holds)."""
+    target = how.out / f"{figure.slug}.csv"
+    if not target.is_file():
+        figure.inputs()  # without them there never was a CSV: skipped, not failed
+        msg = f"{figure.slug}: expected data of an earlier run, got no file {target}; run without --from-data"
+        raise FigureError(msg)
+    csv = target.read_bytes()
+    digest = _made.sha256(csv)
+    earlier: dict[str, Any] = {}
+    with contextlib.suppress(FigureError):
+        earlier = _made.read(how.out / f"{figure.slug}.json")
+    size = earlier.get("size") if earlier.get("csv_sha256") == digest else None
+    # The data were made by other code than the picture may be: such a figure is never kept as it is.
+    return csv, {target.name: digest}, {"size": size, **_made.made_by(), "code_sha256": None}
+
+
+def _one(figure: Figure, how: _How) -> tuple[str, str | None]:
     """Make the files of one figure; returns its verdict in words and why its check failed (None if it did not)."""
     started = time.perf_counter()
-    target = out / f"{figure.slug}.csv"
-    if from_data:
-        if not target.is_file():
-            figure.inputs()  # without them there never was a CSV: skipped, not failed
-            msg = f"{figure.slug}: expected data of an earlier run, got no file {target}; run without --from-data"
-            raise FigureError(msg)
-        csv = target.read_bytes()
-        digests = {target.name: hashlib.sha256(csv).hexdigest()}
+    if how.from_data:
+        csv, digests, made = _table(figure, how)
     else:
-        paths = figure.inputs()
-        digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
-        csv = write_table(figure.data(size)).encode()
+        digests = {name: _made.sha256(path) for name, path in figure.inputs().items()}
+        kept = _kept(figure, how, digests) if how.resume else None
+        if kept is not None:
+            return kept
+        csv = write_table(figure.data(how.size)).encode()
+        made = {"size": how.size, **_made.made_by()}
     try:
         table = read_table(csv.decode())  # always what the file says, so that re-plotting is the same picture
-        pictures = picture(figure, table, formats=formats)
+        fig = draw(figure, table)
     except (KeyError, IndexError, UnicodeDecodeError, FigureError) as bad:
-        if not from_data:
+        if not how.from_data:
             raise
-        msg = f"{figure.slug}: expected the columns that this version writes, got {bad!r} in {target}"
+        msg = f"{figure.slug}: expected the columns that this version writes, got {bad!r} in {figure.slug}.csv"
         msg += "; run without --from-data"
         raise FigureError(msg) from bad
-    why: str | None = None
-    if check:
-        try:
-            figure.check(table)
-        except AssertionError as failed:
-            why = " ".join(str(failed).split()) or "no message"
-    verdict = "not checked" if not check else "check failed" if why is not None else "check holds"
-    command = f"python -m toyld.figures --only {figure.slug} --format {','.join(formats)}"
-    command += " --from-data" if from_data else f" --size {size}"
-    made = {
-        "command": command + (" --check" if check else ""),
-        "size": None if from_data else size,
+    pictures = saved(fig, figure, formats=how.formats, dpi=how.dpi)
+    verdict, why = _checked(figure, table, how)
+    made |= {
+        "command": how.command(figure.slug),
+        "dpi": how.dpi,
         "rows": len(next(iter(table.values()))),
-        "check": verdict if why is None else f"{verdict}: {why}",
+        "columns": [*table],
+        "aspect": round(fig.get_figheight() / fig.get_figwidth(), 4),
+        "alt": described(fig, figure.title),
+        "check": _said(verdict, why),
         "inputs_sha256": digests,
-        "csv_sha256": hashlib.sha256(csv).hexdigest(),
-        "date": date,
+        "csv_sha256": _made.sha256(csv),
+        "pictures_sha256": {kind: _made.sha256(content) for kind, content in pictures.items()},
+        "date": how.date,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    if not from_data:
-        write_whole(target, csv)
+    if not how.from_data:
+        write_whole(how.out / f"{figure.slug}.csv", csv)
     for kind, content in pictures.items():
-        write_whole(out / f"{figure.slug}.{kind}", content)
-    write_whole(out / f"{figure.slug}.json", _provenance(figure, **made))
+        write_whole(how.out / f"{figure.slug}.{kind}", content)
+    write_whole(how.out / f"{figure.slug}.json", _made.text(_made.provenance(figure, **made)))
     return verdict, why
 
 
-def _listing(figures: list[Figure]) -> str:
+def _listing(figures: list[Figure], out: Path) -> str:
     lines = []
     wide = max(len(f.slug) for f in figures)
     for f in figures:
         about = f"{f.slug:<{wide}}  {f.title}"
         lines.append(about + (f" [paper: {f.paper}]" if f.paper else "") + (f" [reads {f.reads}]" if f.reads else ""))
+        lines.append(f"{'':<{wide}}  {f.cost}; {_there(f, out)}; tags: {', '.join(f.tags)}")
         lines.append(f"{'':<{wide}}  {', '.join(f.claims)}")
     return "\n".join(lines)
+
+
+def _there(figure: Figure, out: Path) -> str:
+    try:
+        about = _made.read(out / f"{figure.slug}.json")
+    except FigureError:
+        return f"not in {out}"
+    return f"in {out} ({about.get('size') or 'unknown'} size, {about.get('check', 'not checked')})"
 
 
 def render(
@@ -211,20 +239,28 @@ def render(
     format: str = "png,svg",
     check: bool = False,
     from_data: bool = False,
+    resume: bool = False,
+    dpi: int = DPI,
+    quiet: bool = False,
 ) -> int:
     """Draw the figures: SLUG.png, SLUG.svg, SLUG.csv (the data) and SLUG.json (how it was made), one line a figure.
 
-    A figure whose input files are not here is skipped with the line that says how to get them. A figure whose check or
-    data fail does not stop the others.
+    Last it writes index.html, a page of all figures that lie in the folder, and manifest.json with the same for
+    programs. A figure whose input files are not here is skipped with the line that says how to get them. A figure whose
+    check or data fail does not stop the others.
 
     Args:
-        list: Only list them: slug, title, the paper's figure, what it reads, claims.
+        list: Only list them: slug, title, the paper's figure, what it reads, cost, whether it is there, tags, claims.
         only: Slugs, tags or globs of either (all figures by default).
         size: "smoke" is small and quick, "paper" the full size.
         out: Folder to write to; it is made if it is not there.
         format: Picture formats out of png, svg, pdf, separated by commas.
         check: Assert each caption's claim on the data; exit 1 if one fails.
         from_data: Redraw from the CSV files in the folder, computing nothing.
+        resume: Keep a figure whose files are all there, whole, and were made by the same code and packages, from the
+            same inputs, at the same size and resolution; go on with the others. Without it all are made anew.
+        dpi: Dots an inch of PNG pictures.
+        quiet: Print only what went wrong or was skipped.
 
     Returns:
         0 if all is drawn and every check held, 1 if a check failed, 2 if a figure's input could not be read.
@@ -236,7 +272,7 @@ def render(
     figures = select(only)
     _known_claims(figures)
     if list:
-        print(_listing(figures))
+        print(_listing(figures, Path(out)))
         return 0
     if size not in ("smoke", "paper"):
         msg = f"--size: expected smoke or paper, got {size!r}"
@@ -245,9 +281,16 @@ def render(
     if not formats or any(kind not in FORMATS for kind in formats):
         msg = f"--format: expected some of {', '.join(FORMATS)} separated by commas, got {format!r}"
         raise FigureError(msg)
-    date = _date()
+    if not COARSE <= dpi <= FINEST:
+        msg = f"--dpi: expected {COARSE} to {FINEST} dots an inch, got {dpi}"
+        raise FigureError(msg)
+    if resume and from_data:
+        msg = "--resume: expected it without --from-data, which computes nothing that could be kept; leave one out"
+        raise FigureError(msg)
     out = Path(out)
+    how = _How(size, out, formats, check, from_data, resume, dpi, _made.date())
     _writable(out, make=not from_data)
+    _made.sweep((f.slug for f in figures), out)
 
     from rich.console import Console
     from rich.progress import Progress
@@ -264,9 +307,7 @@ def render(
         for figure in progress.track(figures, description="drawing"):
             started = time.perf_counter()
             try:
-                verdict, why = _one(
-                    figure, size=size, out=out, formats=formats, check=check, from_data=from_data, date=date
-                )
+                verdict, why = _one(figure, how)
             except MissingInput as missing:
                 verdict, why = f"skipped: {missing}", None
             except (FigureError, OSError) as bad:
@@ -276,7 +317,9 @@ def render(
                 broken[figure.slug] = bug
             if why is not None:
                 verdict, status = f"{verdict}: {why}", max(status, 1)
-            print(f"{figure.slug:<{wide}}  {time.perf_counter() - started:5.1f} s  {verdict}", flush=True)
+            if not (quiet and verdict in FINE):
+                print(f"{figure.slug:<{wide}}  {time.perf_counter() - started:5.1f} s  {verdict}", flush=True)
+    _gallery.write(out)
     if broken:
         msg = f"figures that broke: {', '.join(broken)}"
         raise ExceptionGroup(msg, [*broken.values()])

@@ -23,10 +23,15 @@ import numpy as np
 from toyld.figures._look import FALL, QUIET, RISE, SOFT, centred, interval, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
+__all__ = ["COST", "DIFFERS", "PAPER", "SEED", "TAGS", "check", "data", "draw"]
 
 PAPER = "§2 (first order) beside whole runs of tiny transformers"
+DIFFERS = (
+    "The paper argues from one step to a run; here whole runs are foretold and compared. Tiny transformers on "
+    "made-up languages, plain descent instead of RMSprop, in place of language models."
+)
 TAGS = ("tiny", "kernel")
+COST = "half a minute"
 SEED = 0  # seeds count from here
 SEEDS = {"smoke": 5, "paper": 20}
 LOOK: dict[str, Any] = {"gram": {"ls": "-"}, "tangent": {"ls": (0, (3, 1.5))}, "line": {"ls": (0, (1, 1.2))}}

@@ -23,9 +23,13 @@ from toyld import softmax as sm
 from toyld.figures._look import FALL, INK, RISE, SOFT, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "§4.3, Fig. 5 (the idea behind it)"
+DIFFERS = (
+    "The paper shows runs of a language model; this is the mechanism alone, one softmax and one step, in closed "
+    "form. Only the negative half of DPO is drawn, since at a shared context the positive one cancels the relief."
+)
 TAGS = ("softmax", "squeezing", "remedies")
 CONTEXTS = ("plus only", "own path", "shared")
 OTHERS = 50

@@ -24,9 +24,12 @@ from toyld.figures._by_hand import Texts, residual
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, interval, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "SEED", "TAGS", "check", "data", "draw"]
 
 PAPER = "§4.2 (which pairs does DPO lower?)"
+DIFFERS = (
+    "The paper does not foretell single pairs; the question is Razin et al.'s. Closed-form worlds, no language model."
+)
 TAGS = ("contexts", "squeezing", "displacement")
 SEED = 0  # seeds count from here
 SEEDS = 32

@@ -24,9 +24,14 @@ import numpy as np
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "App. B.2.2"
+DIFFERS = (
+    "The paper gives the gradients of five losses as formulas; here every registered loss is computed. Of the "
+    "paper's own, three are otherwise than printed: IPO's coefficient, SLiC's, and the sign of SPPO's push on y⁻, "
+    "which makes it a bounded negative gradient, not an absent one."
+)
 TAGS = ("objectives",)
 START, END = 0.1, 1e-12
 EPS = float(np.finfo(float).eps)

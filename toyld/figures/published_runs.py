@@ -25,9 +25,15 @@ from toyld.figures._published import INPUTS, files, folders
 from toyld.figures._registry import FigureError
 from toyld.figures._table import Table, rows
 
-__all__ = ["INPUTS", "PAPER", "TAGS", "check", "data", "draw", "inputs"]
+__all__ = ["DIFFERS", "INPUTS", "PAPER", "TAGS", "check", "data", "draw", "inputs"]
 
 PAPER = "Fig. 4, last panel"
+DIFFERS = (
+    "The paper's figure says −113 to −63 for the argmax. Its log (D is one of that kind) was measured along the "
+    "contexts of shuffled words, the argmax bug, which the authors confirmed and mended in May 2025: A to C are "
+    "their mended logs, in which it starts at −61.6. The very run of the paper's figure was not released. Only "
+    "the chosen response and its argmax are drawn; changes since the start stand in words."
+)
 TAGS = ("llm", "published")
 FOLDERS = {
     "A": "pythia410_baseline_sft_verify_argmax_bug",

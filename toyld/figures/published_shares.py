@@ -23,9 +23,13 @@ from toyld.figures._published import INPUTS, files, folders
 from toyld.figures._registry import FigureError
 from toyld.figures._table import Table, rows
 
-__all__ = ["INPUTS", "PAPER", "TAGS", "check", "data", "draw", "inputs"]
+__all__ = ["DIFFERS", "INPUTS", "PAPER", "TAGS", "check", "data", "draw", "inputs"]
 
 PAPER = "Fig. 4, last panel"
+DIFFERS = (
+    "The paper shows means; here the same released logs are read example by example. The argmax is that of the "
+    "mended logs. Where C lurches, the log does not say why."
+)
 TAGS = ("llm", "published", "diagnosis")
 FOLDERS = {
     "A": "pythia410_baseline_sft_verify_argmax_bug",

@@ -23,9 +23,13 @@ from toyld import softmax as sm
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "§3.3 trend 3, App. E Claim 4"
+DIFFERS = (
+    "The paper states the trend and shows it in an example; here it is tested measure by measure. Half of it is "
+    "wrong as worded: y* does not rise more when a rarer label is pushed down."
+)
 TAGS = ("softmax", "squeezing")
 STEP = 0.5
 SHARES = {

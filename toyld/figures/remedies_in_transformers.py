@@ -27,10 +27,15 @@ import numpy as np
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
+__all__ = ["COST", "DIFFERS", "PAPER", "SEED", "TAGS", "check", "data", "draw"]
 
 PAPER = "§4.3 (the question of a remedy)"
+DIFFERS = (
+    "The paper proposes extend alone and compares win rates after as many epochs; here remedies are compared at "
+    "equal margin and at equal gap in tiny transformers."
+)
 TAGS = ("tiny", "remedies", "squeezing")
+COST = "half a minute"
 SEED = 0  # seeds count from here
 SEEDS = {"smoke": 5, "paper": 20}
 GRID = np.linspace(0.0, 10.0, 11)
@@ -44,8 +49,8 @@ LOOKS: dict[str, tuple[str, str, Any]] = {
     "length-normalised": ("length-normalised", INK, (0, (1, 1.5))),
 }
 SLOW: dict[str, tuple[str, str, Any]] = {
-    "ipo": ("IPO", "#8A8A8A", "-"),
-    "simpo": ("SimPO", "#8A8A8A", (0, (3, 1))),
+    "ipo": ("IPO", "#8A8A8A", (0, (8, 1.5, 1, 1.5, 1, 1.5))),
+    "simpo": ("SimPO", "#8A8A8A", (0, (7, 1.5))),
     "dpop": ("DPOP", "#8A8A8A", (0, (1, 1.5))),
 }
 GAPS = np.arange(1.0, 21.0)  # nats; 16 is where the claim compares

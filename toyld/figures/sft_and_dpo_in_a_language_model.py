@@ -22,22 +22,28 @@ from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, require, 
 from toyld.figures._runs import ARGMAX
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "§4, Fig. 3 and Fig. 4"
+DIFFERS = (
+    "A Llama of 5.9 million parameters pretrained here, 240 pairs and 64 probed prompts of the authors' "
+    "Anthropic-HH set, where the paper has Pythia and Qwen of .4 to 2.8 billion parameters, 5,000 pairs and 500 "
+    "probes. Two passes instead of four to ten, learning rates for a small model. The argmax is measured along "
+    "the contexts of y⁺. y⁺ does not fall here."
+)
 TAGS = ("llm", "dpo", "sft")
 RUN = "hh"
-GREEN, DOTS = "#4C7A5D", (0, (1.2, 1.5))
+GREEN, GREY, DOTS, BROKEN = "#4C7A5D", "#777777", (0, (1.2, 1.5)), (0, (6, 1.5, 1, 1.5))
 # Kind -> (words, colour, dashes).
 LINES: dict[str, tuple[str, str, Any]] = {
     ARGMAX: ("argmax along y⁺", SOFT, "-"),
     "chosen": ("y⁺", RISE, "-"),
     "chosen_gptsemantic": ("y⁺, other words", RISE, DOTS),
     "rejected": ("y⁻", FALL, "-"),
-    "irr_train": ("taught to another prompt", GREEN, "-"),
-    "irr_test": ("never taught", GREEN, DOTS),
-    "irr_hum": ("another subject", "#777777", "-"),
-    "random_permute": ("y⁺, shuffled", "#777777", DOTS),
+    "irr_train": ("taught to another prompt", GREEN, BROKEN),
+    "irr_test": ("never taught", GREEN, (0, (3, 1))),
+    "irr_hum": ("another subject", GREY, (0, (6, 1.2))),
+    "random_permute": ("y⁺, shuffled", GREY, DOTS),
 }
 
 

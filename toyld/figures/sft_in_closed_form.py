@@ -24,9 +24,14 @@ from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
 from toyld.figures._runs import DASHES, MAIN, by_hand, collected, starts_at_zero, unit, weight
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "§4.1, Fig. 3"
+DIFFERS = (
+    "No network: only the head is trained, by plain descent, on made-up languages with 32 seeds, where the paper "
+    "has single runs of Pythia and Qwen. Rejected answers fall from the start and are not bell-shaped; the "
+    "shuffled words of y⁺ rise, where the paper's fall."
+)
 TAGS = ("contexts", "sft")
 # Panel -> (title, kind -> (words, colour, place of the words: update and nats, None: a legend, for the lines meet)).
 PANELS: dict[str, tuple[str, dict[str, tuple[str, str, tuple[float, float] | None]]]] = {

@@ -27,10 +27,17 @@ from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval,
 from toyld.figures._table import Table, rows
 from toyld.figures._tiny import NAMES, begins_at_zero, changes, end, stages
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["COST", "DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "§4.1, Fig. 3"
+DIFFERS = (
+    "Tiny transformers on made-up languages, 20 seeds with intervals, where the paper has single runs of Pythia "
+    "and Qwen. y⁻ is the pretrained model's own answer and falls. Plain descent is shown beside RMSprop. G and H, "
+    "where wrong answers come from, have no counterpart in the paper: there a text is not known to be right or "
+    "wrong."
+)
 TAGS = ("tiny", "sft")
+COST = "half a minute"
 # Column of panels -> (title, kind -> (words, colour, dashes)).
 COLUMNS: tuple[tuple[str, Mapping[str, tuple[str, str, Any]]], ...] = (
     (

@@ -32,9 +32,10 @@ import numpy as np
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["SEED", "TAGS", "check", "data", "draw"]
+__all__ = ["COST", "SEED", "TAGS", "check", "data", "draw"]
 
 TAGS = ("tiny", "dpo", "squeezing")
+COST = "half a minute"
 SEED = 0  # seeds count from here
 SEEDS = {"smoke": 5, "paper": 20}
 AT, AFTER, ASIS = "at margin", "after updates", "as they come"

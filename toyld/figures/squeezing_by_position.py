@@ -24,10 +24,16 @@ import numpy as np
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, interval, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["COST", "DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "§3.3 and Claim 2 (squeezing), token by token"
+DIFFERS = (
+    "The paper sums log-probabilities over a response; here they are drawn by position, in tiny transformers. At "
+    "the first token in which a pair differs squeezing is cancelled if K is in proportion to I, a case that the "
+    "paper does not set apart."
+)
 TAGS = ("tiny", "dpo", "squeezing")
+COST = "half a minute"
 SEEDS = {"smoke": 5, "paper": 20}
 RUNS = {
     "head": ("alone, sgd, head", "Pair alone, head"),

@@ -25,9 +25,14 @@ from toyld.figures._look import FALL, INK, QUIET, RISE, note, require, title
 from toyld.figures._notebook import PANELS, SEED, panels
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "SEED", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "SEED", "TAGS", "check", "data", "draw"]
 
 PAPER = "App. E, small and large V"
+DIFFERS = (
+    "The same random numbers, starts and steps as the authors' notebook, drawn by classes sorted by probability. "
+    "C is announced as a step on a peak; with this seed its label is in a valley. D′ is the later version of D in "
+    "the same repository."
+)
 TAGS = ("softmax", "squeezing")
 EPS = float(np.finfo(float).eps)
 UNMOVED = 1e-3  # |Δ log p| in nats below which a class is drawn as a circle: it did not move visibly

@@ -17,12 +17,17 @@ from typing import Any
 import numpy as np
 
 from toyld import softmax as sm
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, note, require, title
+from toyld.figures._look import FALL, INK, RISE, SOFT, note, require, title
 from toyld.figures._table import Table, rows
 
-__all__ = ["PAPER", "TAGS", "check", "data", "draw"]
+__all__ = ["DIFFERS", "PAPER", "TAGS", "check", "data", "draw"]
 
 PAPER = "App. E, Claims 1, 2 and 5"
+DIFFERS = (
+    "The paper guarantees that y falls and that y* rises and states the rest as trends; here the threshold "
+    "between winners and losers is exact at every step. Claim 5, that a larger step amplifies all effects, is "
+    "refuted for classes in between."
+)
 TAGS = ("softmax", "squeezing")
 P = (0.34, 0.24, 0.16, 0.12, 0.08, 0.04, 0.02)
 LABEL = 3
@@ -56,7 +61,7 @@ def _kind(i: int, one: Mapping[str, Any]) -> str:
 LOOKS: dict[str, dict[str, Any]] = {
     "always": {"color": RISE, "ls": "-", "lw": 1.8},
     "first": {"color": SOFT, "ls": "-", "lw": 1.8},
-    "never": {"color": QUIET, "ls": "-", "lw": 1.2},
+    "never": {"color": "#8A8A8A", "ls": "-", "lw": 1.2},
     "y": {"color": FALL, "ls": (0, (4, 2)), "lw": 1.4},
 }
 
