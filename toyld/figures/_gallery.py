@@ -18,6 +18,7 @@ __all__ = ["PAGE", "entries", "missing", "rung", "write"]
 
 PAGE = "index.html"
 MANIFEST = "manifest.json"
+OVERVIEW = "squeezing_at_a_glance"  # leads its rung
 # Tag -> step of the ladder; the first that a figure has counts.
 RUNGS = {"softmax": "toy", "objectives": "toy", "contexts": "contexts", "digits": "digits", "tiny": "tiny"}
 RUNGS |= {"published": "published", "llm": "llm"}
@@ -56,7 +57,7 @@ def entries(out: Path, /) -> list[dict[str, Any]]:
         about = {"columns": columns, "tags": [], "differs": None, "alt": about["title"], "dpi": None} | about
         found.append(about | {"rung": rung(about["tags"]), "files": {"csv": csv.name, **pictures}})
     order = [*_page.LADDER]
-    return sorted(found, key=lambda about: (order.index(about["rung"]), about["slug"]))
+    return sorted(found, key=lambda about: (order.index(about["rung"]), about["slug"] != OVERVIEW, about["slug"]))
 
 
 def missing(out: Path, shown: list[dict[str, Any]], /) -> dict[str, str]:
