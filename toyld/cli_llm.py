@@ -1,4 +1,4 @@
-"""The commands that need the extra `llm`: pairs looked at, responses to watch, scores at saved checkpoints."""
+"""The commands that need the extra `llm`: an example to try them on, pairs looked at, responses to watch, scores."""
 
 from __future__ import annotations
 
@@ -7,13 +7,37 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-__all__ = ["probe", "probes", "scan"]
+__all__ = ["example", "probe", "probes", "scan"]
 
 _File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 _Word = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 _Steps = Annotated[tuple[int, ...], arg(metavar="STEP…", help_behavior_hint="")]
 _Kinds = Annotated[str, arg(metavar="KIND,…", help_behavior_hint="")]
 _Negated = Annotated[bool, arg(help_behavior_hint="")]  # shown as --no-…: its help says what that does
+
+
+def example(
+    out: Positional[Path] = Path("example"),
+    /,
+    *,
+    seed: int = 0,
+    size: Literal["smoke", "full"] = "full",
+    force: bool = False,
+) -> int:
+    """Make a small language model, preference pairs and a DPO run of TRL's, to try the other commands on.
+
+    Real at small size, without a network: a Llama of a hundred thousand parameters learns a made-up language in about a
+    minute of a CPU core. A killed command, typed again, goes on; a finished folder stays as it is.
+
+    Args:
+        out: Folder to write; it is made if it is not there.
+        seed: Of the language, of the weights and of all that is drawn.
+        size: "smoke" is quick and its model knows next to nothing.
+        force: Make everything anew.
+    """
+    from toyld.llm.example import show
+
+    return show(out, seed=seed, size=size, force=force)
 
 
 def probe(
