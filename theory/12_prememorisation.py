@@ -2,15 +2,15 @@
 # # 12. Right before it copies
 #
 # **Question.** A model is trained on worked solutions, one for each problem. At the end it recites them all: training
-# accuracy is perfect and says nothing of new problems. Was there a moment at which it did say something?
+# accuracy is all but perfect, whatever becomes of new problems. Was there a moment at which it did say something?
 #
 # Kang et al. (2411.07681) propose one: count an answer only as long as the model has not yet begun to copy that
-# problem's solution. For a training prompt i, watched at checkpoints m, let acc be the share of the model's own samples
-# whose final answer is right, and perp the perplexity of the trace that it is taught, of T tokens:
+# problem's solution. For a training prompt i, watched at checkpoints m, let acc be the probability that the model's own
+# sample ends in the right answer, and perp the perplexity of the trace that it is taught, of T tokens:
 #
 #     perp = exp( −(1/T) Σ_t log π(y_t | x, y_<t) )                                               (12.1)
 #     masked_m = acc_m · 1[perp_m > p]                                                            (12.2)
-#     PreMem_m = min( max_{m' ≤ m} masked_{m'},  acc_m )                                          (12.3)
+#     PreMem_m = min( max_{m' ≤ m} masked_{m'}, acc_m )                                           (12.3)
 #
 # p is a threshold: at perp ≤ p the trace counts as *copied*. The paper reports that the mean of PreMem over training
 # prompts foretells test accuracy over models, data and recipes, with R² about .9 and more. Here we ask what the
@@ -19,10 +19,10 @@
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import gmean, spearmanr
 
 from toyld import softmax as sm
-from toyld.book import says
+from toyld.book import formula, says
 from toyld.claims import hold
 from toyld.premem import copying_bound, pre_memorisation
 
@@ -36,6 +36,11 @@ from toyld.premem import copying_bound, pre_memorisation
 # %%
 REPORTED = 0.9  # the abstract of 2411.07681: "around or exceeding"
 says("with R² about .9 and more", REPORTED)
+own = np.array([0.5, 0.25, 0.8])  # probabilities of a trace's tokens
+T = len(own)
+formula(
+    "perp = exp( −(1/T) Σ_t log π(y_t | x, y_<t) )", np.reciprocal(gmean(own)), np.exp(-(1 / T) * np.log(own).sum())
+)
 logs = {
     "never copied": ([0.2, 0.6, 0.7], [9.0, 4.0, 3.0]),
     "copied from the start": ([0.9, 1.0, 1.0], [1.1, 1.0, 1.0]),
@@ -43,8 +48,16 @@ logs = {
     "copied, then forgotten": ([0.2, 0.6, 0.3], [9.0, 4.0, 1.1]),
 }
 for name, (accuracy, perplexity) in logs.items():
-    print(f"{name:24s}", pre_memorisation(np.array(accuracy), np.array(perplexity), threshold=1.5))
-for id in ("premem.accuracy-until-copied", "premem.zero-if-always-copied", "premem.never-falls"):
+    acc, perp, p = np.array(accuracy), np.array(perplexity), 1.5
+    print(f"{name:24s}", pre_memorisation(acc, perp, threshold=p))
+    masked = np.where(perp > p, acc, np.zeros_like(acc))
+    formula("masked_m = acc_m · 1[perp_m > p]", masked, acc * (1 * (perp > p)))
+    formula("PreMem_m = min( max_{m' ≤ m} masked_{m'}, acc_m )", pre_memorisation(acc, perp, threshold=p),
+            np.minimum(np.maximum.accumulate(masked), acc))  # fmt: skip
+for id in (
+    "premem.accuracy-until-copied", "premem.zero-if-always-copied", "premem.late-copy-keeps-the-best-before",
+    "premem.never-falls",
+):  # fmt: skip
     print(f"{id}: {hold(id).verdict}")
 
 # %% [markdown]
@@ -52,15 +65,15 @@ for id in ("premem.accuracy-until-copied", "premem.zero-if-always-copied", "prem
 #
 # Why should a perplexity a token be the right clock? While the trace is not copied, its own probability is perp^{−T},
 # below p^{−T}. So whatever PreMem has above that comes from *other* right traces: from having understood, in whatever
-# way. For a trace of a hundred tokens and p = 1.1 copying accounts for less than one answer in ten thousand. For a
-# trace of one token it may account for 91 % of them: on one-word answers the metric means nothing.
+# way. For a trace of 100 tokens and p = 1.1 copying accounts for 7·10⁻⁵ at most. For a trace of one token it may
+# account for 91 % of the right answers: on one-word answers the metric means nothing. (All that of probabilities; the
+# share of right answers among a few samples adds noise, and the maximum in (12.3) picks its lucky draws.)
 
 # %%
-low_threshold = 1.1
-long, short = (copying_bound(tokens, threshold=low_threshold) for tokens in (100, 1))
-np.testing.assert_array_less(long, 1e-4)
-says("p = 1.1 copying", low_threshold)
-says("it may account for 91 % of them", short)
+low_threshold, tokens = 1.1, 100
+long, short = (copying_bound(n, threshold=low_threshold) for n in (tokens, 1))
+says("For a trace of 100 tokens and p = 1.1 copying accounts for 7·10⁻⁵ at most", tokens, low_threshold, long)
+says("account for 91 % of the right answers", short)
 hold("premem.copying-is-bounded")
 hold("premem.higher-threshold-masks-more")
 
@@ -81,7 +94,7 @@ hold("premem.higher-threshold-masks-more")
 # What all lessons have in common passes through the first term: as lots differ, that is the right three, alike. What is
 # this lesson's own passes through the second. Training is SFT by plain descent, Z ← Z − η S R(Z). A *twin* of each
 # training problem, worded otherwise, has the same s_i and trains nothing; neither do the test problems. As in practice
-# the model is asked 16 times at every checkpoint, and acc is the share of right answers among these samples.
+# the model is asked 16 times at every checkpoint, and the share of right answers among these samples stands for acc.
 
 # %%
 STEPS, OPTIONS, RIGHT, TEST, SAMPLES, RATE, UPDATES = 8, 8, 3, 64, 16, 0.3, 400
@@ -90,16 +103,26 @@ says("among 8 options of which 3 are right", OPTIONS, RIGHT)
 says("is asked 16 times", SAMPLES)
 
 
+def kernel_of(share: np.ndarray, problems: int) -> np.ndarray:
+    """S between all problems and the first ones, which are taught."""
+    kernel = np.sqrt(np.outer(share, share[:problems]))
+    kernel[np.arange(problems), np.arange(problems)] += 1.0 - share[:problems]
+    return kernel
+
+
+some = np.array([0.2, 0.5, 0.9])
+formula("S_ij = √(s_i s_j) + (1 − s_i) 1[i = j]", kernel_of(some, len(some)),
+        np.sqrt(np.outer(some, some)) + np.diag((1 - some) * 1))  # fmt: skip
+
+
 def learn(seed: int, problems: int, common: float) -> dict[str, np.ndarray]:
     """A run by checkpoint: training problems (sampled accuracy, its expectation, perplexity), twins, the test mean."""
-    rng = np.random.default_rng((seed, problems))
+    rng = np.random.default_rng((seed, problems, round(1000 * common)))
     share = np.clip(common * rng.uniform(0.2, 1.8, problems + TEST), 0.0, 0.98)
     share = np.concatenate([share[:problems], share])  # trained, twins, test
     z = rng.normal(size=(len(share), STEPS, OPTIONS))
     shown = np.eye(OPTIONS)[rng.integers(RIGHT, size=(problems, STEPS))]
-    kernel = np.sqrt(np.outer(share, share[:problems]))
-    kernel[np.arange(problems), np.arange(problems)] += 1.0 - share[:problems]
-    watched = {0, *np.round(np.geomspace(1, UPDATES, 40)).astype(int)}
+    kernel, watched = kernel_of(share, problems), {0, *np.round(np.geomspace(1, UPDATES, 40)).astype(int)}
     seen = {name: [] for name in ("accuracy", "expected", "perplexity", "twins", "test")}
     for update in range(UPDATES + 1):
         p = sm.softmax(z)
@@ -123,7 +146,7 @@ for name, path in (("training accuracy", run["accuracy"].mean(1)), ("PreMem", be
 np.testing.assert_array_less(before[-1].mean() + 0.1, run["accuracy"][-1].mean())
 
 # %% [markdown]
-# ## Forty recipes
+# ## 40 recipes
 #
 # How many problems are taught (4 to 64), how much they have in common (2 to 80 %): 40 runs, and as many with other
 # seeds. Every run ends with a training accuracy above 90 %, while test accuracy goes from nothing to nearly everything.
@@ -138,6 +161,7 @@ np.testing.assert_array_less(before[-1].mean() + 0.1, run["accuracy"][-1].mean()
 # %%
 PROBLEMS, SHARES, THRESHOLDS = (4, 8, 16, 32, 64), (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), (1.05, 1.2, 1.5, 2, 3)
 says("(4 to 64)", PROBLEMS[0], PROBLEMS[-1])
+says("## 40 recipes", len(PROBLEMS) * len(SHARES))
 says("in common (2 to 80 %): 40 runs", 100 * SHARES[0], SHARES[-1], len(PROBLEMS) * len(SHARES))
 says("on the first 40 runs", len(PROBLEMS) * len(SHARES))
 chosen_on, tried_on = ([learn(seed, n, share) for n in PROBLEMS for share in SHARES] for seed in (1000, 0))
@@ -177,10 +201,11 @@ print(f"chosen: p = {best}")
 
 # %% [markdown]
 # So the idea works in this world. Training accuracy is near 1 everywhere: as an estimate of test accuracy it is worse
-# than none (R² below −1). PreMem spreads over the whole range, and at the threshold chosen on other runs its R² is .82.
-# But R² hangs on p as much as on the idea, and is below 0 at either end of the table: too low a threshold counts copies
-# as understanding, too high a one throws away what was understood late. To *rank* runs a low threshold does best. An R²
-# at a threshold that was picked on the same runs flatters. How sure is .82? Draw the 40 runs anew, with replacement:
+# than none (R² below −1), though what little it varies does rank the runs to some extent. PreMem spreads over the whole
+# range, and at the threshold chosen on other runs its R² is .80. But R² hangs on p as much as on the idea, and is below
+# 0 at either end of the table: too low a threshold counts copies as understanding, too high a one throws away what was
+# understood late. For ranks alone the best threshold is another one, 1.2 in both halves of the table. An R² at a
+# threshold that was picked on the same runs flatters. How sure is .80? Draw the 40 runs anew, with replacement:
 
 # %%
 number, test = np.array([premem(one, best).mean() for one in tried_on]), end(tried_on, "test")
@@ -190,8 +215,12 @@ low, high = np.quantile(draws, [0.025, 0.975])
 print(f"R² of PreMem at p = {best}: {fits(number, test):.2f}, 95 % interval [{low:.2f}, {high:.2f}]")
 worse_than_none = -1.0
 np.testing.assert_array_less([table["accuracy"][1], table["accuracy"][3]], worse_than_none)
-says("on other runs its R² is .82", fits(number, test))
-says("How sure is .82", fits(number, test))
+says("on other runs its R² is .80", fits(number, test))
+says("How sure is .80", fits(number, test))
+for half in (0, 2):
+    says("is another one, 1.2", max(THRESHOLDS, key=lambda p, half=half: table[p][half]))
+formula("1 − Σ (test − number)² / Σ (test − mean test)²", fits(number, test),
+        1 - ((test - number) ** 2).sum() / ((test - test.mean()) ** 2).sum())  # fmt: skip
 says("Draw the 40 runs anew", len(test))
 np.testing.assert_array_less([table[THRESHOLDS[0]][3], table[THRESHOLDS[-1]][3]], 0.0)
 says("R² below −1", worse_than_none)
@@ -230,7 +259,7 @@ says("(in 16 samples)", SAMPLES)
 # ## What is proved, what is first order, what is measured
 #
 # - **Proved**: `premem.accuracy-until-copied`, `premem.zero-if-always-copied`, `premem.higher-threshold-masks-more`,
-#   `premem.copying-is-bounded`.
+#   `premem.late-copy-keeps-the-best-before`, `premem.copying-is-bounded`.
 # - **First order**: nothing here.
 # - **Measured**: nothing by a claim; the tables above are runs of one made-up world, 40 for choosing and 40 for trying.
 # - **Refuted or open**: `premem.never-falls`.

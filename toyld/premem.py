@@ -2,13 +2,15 @@
 
 A run is watched at checkpoints m. For every training prompt i there are
 
-    acc   the share of the model's own samples whose final answer is right,
+    acc   the probability that an answer the model samples itself is right (in practice a share of some samples),
     perp  exp(−(1/T) log π(gold trace | prompt)), the perplexity of the T tokens that it is trained to give.
 
 It *copies* prompt i at m where perp ≤ p. What it was right in without copying, and still is:
 
     masked_m = acc_m · 1[perp_m > p]
     PreMem_m = min( max_{m' ≤ m} masked_{m'},  acc_m )
+
+With acc from few samples the maximum over many checkpoints is biased upwards; bounds below are for acc itself.
 
 A prompt that is never copied has PreMem = acc; one that is copied from the first checkpoint on has 0. A checkpoint at
 which copying pauses counts again: the mask looks at each checkpoint alone.
@@ -79,9 +81,10 @@ def pre_memorisation(accuracy: Array, perplexity: Array, /, *, threshold: float)
 def copying_bound(tokens: Array, /, *, threshold: float) -> Array:
     """threshold^{−T}: the most that copying a trace of T tokens can add to a masked accuracy.
 
-    While perp > p the gold trace itself has probability perp^{−T} < p^{−T}, so that PreMem is at most p^{−T} plus the
-    best probability of all *other* correct traces so far. For a trace of one token that says nothing (p = 1.1: .91),
-    for one of a hundred it is 7·10⁻⁵: the metric needs long traces, or a high threshold.
+    While perp > p the gold trace itself has probability perp^{−T} < p^{−T}, so that PreMem of probabilities (not of
+    shares of a few samples) is at most p^{−T} plus the best probability of all *other* correct traces so far. For a
+    trace of one token that says nothing (p = 1.1: .91), for one of a hundred it is 7·10⁻⁵: the metric needs long
+    traces, or a high threshold.
 
     >>> float(round(copying_bound(100, threshold=1.1), 6))
     7.3e-05

@@ -25,12 +25,18 @@ def _shares() -> Field:
     return Field(lambda size: size, lambda u, size, case: np.clip(1.2 * u - 0.1, 0.0, 1.0))
 
 
-def _perplexities(low: float, high: float) -> Field:
-    """Perplexities (n, V) of a prompt at V checkpoints, from max(1, low·threshold), at u = 0, to high·threshold."""
+def _perplexities(low: float, high: float, last: tuple[float, float] | None = None) -> Field:
+    """Perplexities (n, V) of a prompt at V checkpoints, from max(1, low·threshold), at u = 0, to high·threshold.
+
+    last: the same two for the last checkpoint.
+    """
 
     def decode(u: np.ndarray, size: int, case: Mapping[str, Array]) -> Array:
-        p = case["threshold"][:, None]
-        return np.maximum(low * p, 1.0) * (1.0 - u) + high * p * u
+        p, end = case["threshold"][:, None], np.arange(size) == size - 1
+        first, second = (
+            (low, high) if last is None else (np.where(end, a, b) for a, b in zip(last, (low, high), strict=True))
+        )
+        return np.maximum(first * p, 1.0) * (1.0 - u) + second * p * u
 
     return Field(lambda size: size, decode)
 
@@ -78,6 +84,23 @@ def zero_if_always_copied(threshold: Array, accuracy: Array, perplexity: Array) 
 
 
 @claim(
+    "premem.late-copy-keeps-the-best-before",
+    "A prompt whose trace is copied at the last checkpoint alone keeps its best accuracy before, unless it is answered "
+    "right less often now.",
+    source=SOURCE,
+    kind="theorem",
+    premises=Premises({**_log(1.001, 4.0).fields, "perplexity": _perplexities(1.001, 4.0, last=(0.0, 1.0))}),
+    proof="The last accuracy is masked and no other, so that the maximum is over the checkpoints before; the smaller "
+    "of that and the accuracy now is what is left.",
+    without=Without("the trace is copied at the last checkpoint", _log(1.001, 4.0)),
+)
+def late_copy_keeps(threshold: Array, accuracy: Array, perplexity: Array) -> Margin:
+    kept = np.minimum(accuracy[:, :-1].max(axis=1), accuracy[:, -1])
+    bound = rounding(np.ones_like(kept))
+    return Margin(bound - np.abs(_found(threshold, accuracy, perplexity)[:, -1] - kept), bound)
+
+
+@claim(
     "premem.higher-threshold-masks-more",
     "The higher the threshold of perplexity, the lower the pre-memorisation accuracy, at every checkpoint.",
     source=SOURCE,
@@ -102,8 +125,8 @@ def _trace(*, slip: Field) -> Premises:
 
 @claim(
     "premem.copying-is-bounded",
-    "Pre-memorisation accuracy is at most p^{−T} plus the best probability that all other right traces have had, for a "
-    "trained trace of T tokens and a threshold p.",
+    "Pre-memorisation accuracy, of exact probabilities of a right answer, is at most p^{−T} plus the best probability "
+    "that all other right traces have had, for a trained trace of T tokens and a threshold p.",
     source=SOURCE,
     kind="theorem",
     premises=_trace(slip=constant(1.0)),
