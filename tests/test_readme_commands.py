@@ -1,4 +1,4 @@
-"""Every command of README's sh blocks, and its whole script, as printed, in order, in a folder beside a clone's files."""
+"""Every command of README's sh blocks, and its whole script, as printed and in order, beside a clone's files."""
 
 import os
 import re
@@ -10,9 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
-]
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
 SCRIPT = re.search(r"<!-- script -->\n```python\n(.*?)```", README, re.S).group(1)
 
 
