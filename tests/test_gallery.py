@@ -207,15 +207,52 @@ def test_nothing_in_a_file_becomes_markup(folder: Path) -> None:
     path = folder / "rare_label.json"
     about = json.loads(path.read_text())
     wild = '"><script>alert(1)</script>&'
-    for name in ("title", "caption", "command", "check", "alt", "paper", "differs"):
+    for name in ("title", "caption", "command", "check", "alt", "paper", "differs", "size", "commit", "seed"):
         about[name] = wild
-    about["claims"][0]["statement"] = wild
+    about["claims"][0] = dict.fromkeys(("id", "statement", "expect"), wild)
+    about["columns"], about["versions"], about["inputs_sha256"] = [wild], {wild: wild}, {wild: wild}
+    about["pictures_sha256"][wild] = "0"
     path.write_text(json.dumps(about))
     _gallery.write(folder)
     shown = page(folder)
     assert [tag for tag, _ in shown.found].count("script") == 1
+    assert "<script>alert" not in (folder / "index.html").read_text()
     assert wild in shown.all("img", "alt")
     assert shown.text.count(wild) >= 7
+
+
+UNFIT: dict[str, Any] = {
+    "aspect": ("x", -1, 0, float("nan"), 10**400),
+    "rows": ("<b>7</b>", None, 1.5),
+    "columns": (None, "p", [1]),
+    "tags": ("softmax", [None]),
+    "claims": (None, {}, ["x"], [{"id": "x", "statement": "y"}]),
+    "title": (None, 7),
+    "caption": (["x"],),
+    "command": (None,),
+    "alt": (7,),
+    "check": (None,),
+    "commit": (7, ["x"]),
+    "dirty": ("yes", 2),
+    "versions": (None, {"numpy": 1}),
+    "inputs_sha256": (["x"], {"x": 1}),
+    "pictures_sha256": (7, {"png": 1}),
+    "size": (7, "\ud800"),
+    "paper": (7,),
+    "differs": ([],),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_figure_whose_file_has_another_form_is_left_out(folder: Path, name: str) -> None:
+    path = folder / "rare_label.json"
+    about = json.loads(path.read_text())
+    for value in UNFIT[name]:
+        path.write_text(json.dumps(about | {name: value}))
+        _gallery.write(folder)
+        shown = page(folder)
+        assert set(shown.all("article", "id")) == set(SLUGS) - {"rare_label"}, value
+        assert "its files do not belong together; python -m toyld.figures --only rare_label draws it" in shown.text
 
 
 def test_no_figure_no_gallery(tmp_path: Path) -> None:
@@ -498,6 +535,17 @@ def test_a_link_to_a_hidden_figure_shows_it(browser: Any, drawn: Path) -> None:
     tab.evaluate("location.hash = 'rare_label'")
     tab.wait_for_selector("#rare_label", state="visible")
     assert tab.is_checked("input[value=all]")
+    tab.close()
+
+
+@pytest.mark.parametrize("end", ["%", "%E0%A4%A", "nosuch"])
+def test_an_address_that_names_no_figure_breaks_nothing(browser: Any, drawn: Path, end: str) -> None:
+    tab = opened(browser, f"{(drawn / 'index.html').as_uri()}#{end}")
+    assert tab.inner_text("#shown") == f"{len(SLUGS)} of {len(SLUGS)} figures"
+    tab.check("input[value=llm]", force=True)
+    tab.evaluate("location.hash = 'rare_label'")
+    tab.wait_for_selector("#rare_label", state="visible")
+    assert tab.messages == []
     tab.close()
 
 

@@ -77,6 +77,19 @@ def test_modules_are_small_and_say_what_they_are_about(path):
     assert ast.get_docstring(ast.parse(text)), "a module starts with one sentence"
 
 
+def test_text_is_read_and_written_as_utf_8_everywhere():
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("read_text", "write_text")
+        and "encoding" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert not bare, "say encoding='utf-8': elsewhere the default is another"
+
+
 def test_public_lists_name_what_exists():
     for path in SOURCES:
         if path.name == "__main__.py":

@@ -53,7 +53,9 @@ print("π =", p.round(4))
 y = 3
 g = sm.residual(z, y)
 print("G =", g.round(4))
-np.testing.assert_allclose(g, p - np.eye(5)[y], atol=1e-15)
+label = np.eye(len(z))[y]
+formula("G = π − e_y", g, p - label)
+formula("z' = z − s G", sm.step(z, g, s=p[0]), z - p[0] * g)
 hold("decomposition.residual-sums-to-zero")
 
 # %% [markdown]
@@ -75,6 +77,9 @@ hold("decomposition.residual-sums-to-zero")
 a = sm.jacobian(z)
 np.testing.assert_allclose(a @ a, a, atol=1e-15)
 np.testing.assert_allclose(p @ a, 0.0, atol=1e-15)
+nudged = z + 1e-6 * np.eye(len(z)), z - 1e-6 * np.eye(len(z))  # one logit at a time
+slopes = (sm.log_softmax(nudged[0]) - sm.log_softmax(nudged[1])).T / 2e-6
+formula("A = ∂ log π/∂z = I − 1πᵀ", a, slopes, np.eye(len(z)) - 1 * p, atol=1e-8)
 formula("‖A‖² = V − 2 + V‖π‖²", (a**2).sum(), len(z) - 2 + len(z) * (p**2).sum())
 says("nearly 1 for a certain one, here 0.47", sm.softmax(20 * z) @ sm.softmax(20 * z), p @ p)
 hold("decomposition.projection")
@@ -99,6 +104,8 @@ says("At s = 0.1 the largest change is 0.14 nats and the prediction is off by 0.
 says("at s = 1 it is 1.33 nats and off by 0.074", steps[3], changes[3], errors[3])
 orders = np.diff(np.log(errors)) / np.diff(np.log(steps))
 np.testing.assert_allclose(orders[0], 2.0, atol=0.02)
+parts = steps[1] / steps[2], errors[1] / errors[2]
+says("a tenth of the step has a hundredth of the error", *parts)
 
 # %% [markdown]
 # Look at the errors: in each row they are one and the same number, and never positive. With d = −sG the truth is
@@ -117,18 +124,24 @@ np.testing.assert_allclose(orders[0], 2.0, atol=0.02)
 
 # %%
 kl = (p * np.log(p / sm.softmax(sm.step(z, g, s=1.0)))).sum()
-np.testing.assert_allclose(errors[-1], kl)  # ρ = KL(π‖π')
-widest = 2 * steps
-bound = widest**2 / 8
-np.testing.assert_array_less(errors, bound)
-formula("ρ ≤ s²/2", bound, steps**2 / 2)
+d = -s * g  # of the last step
+rho = np.log(p @ np.exp(d)) - p @ d
+formula("log π'_i/π_i = d_i − log Σ_j π_j e^{d_j}", exact, d - np.log(p @ np.exp(d)))
+formula("Δ log π = −s A G − ρ", exact, -s * a @ g - rho)
+formula("0 ≤ ρ ≤ s²/2", 0, errors, steps**2 / 2)
+formula("ρ ≤ s²/2", rho, s**2 / 2)
+formula("Σ_i π_i log(π'_i/π_i) = −KL(π‖π')", p @ exact, -kl)
+widest = np.ptp(sm.residual(np.array([-20.0, 20.0]), 0))  # a sure model, and another label
+share = np.linspace(0.0, 1.0, 101)
+variance = (share * (1 - share)).max()  # of a range of one
+says("an eighth of the squared range of d, which is at most twice s", variance / 2, widest)
 hold("decomposition.remainder")
 hold("decomposition.mass-leak")
 
 # %% [markdown]
 # ## Positive and negative
 #
-# A coefficient c scales the residual: c = 1 is SFT, c < 0 is a **negative gradient**, as in the rejected half of DPO,
+# A coefficient c scales the residual: c = 1 is SFT, c < 0 is a **negative gradient**, as in the rejected side of DPO,
 # in unlearning, or for a bad sample in policy gradients. To first order the two are mirror images. Beyond it they are
 # not: add up what a step up and a step down do, and ±d cancel, while the two ρ add. Every class alike is left with the
 # same number, never positive; at s = 0.5 here it is −0.028.
@@ -152,6 +165,7 @@ hold("sft.mirror")
 # %%
 print("classes that gain when the label is pulled up:", np.flatnonzero(sm.winners(z, y, s=s, c=1.0)))
 np.testing.assert_array_equal(sm.winners(z, y, s=s, c=1.0), [False, True, True, True, True])
+says("*raises* three of the four other classes", (np.delete(up, y) > 0.0).mean())
 hold("sft.lowers-everything-else")
 
 # %% [markdown]

@@ -48,8 +48,11 @@ says("one went from 20 % to 14 %, the other from 8 % to 5 %", p[1], after[1], p[
 # e^{K} is a mean of the e^{Δz_j}. A class gains if its own e^{Δz_i} is above that mean, and loses if it is below.
 
 # %%
-dz = s * (p - np.eye(4)[y])
-np.testing.assert_allclose(np.log(after / p), dz - np.log(p @ np.exp(dz)))
+dz = sm.step(z, sm.residual(z, y, c=-1.0), s=s) - z
+formula("Δz_i = s π_i", np.delete(dz, y), s * np.delete(p, y))
+formula("Δz_y = −s(1 − π_y)", dz[y], -s * (1 - p[y]))
+normalised = dz - np.log(p @ np.exp(dz))
+formula("log π'_i/π_i = Δz_i − K(s), K(s) = log Σ_j π_j e^{Δz_j}", np.log(after / p), normalised)
 
 # %% [markdown]
 # ## Two guarantees
@@ -81,7 +84,10 @@ for id in ("squeeze.penalised-falls", "squeeze.runner-up-rises"):
 # %%
 tau = sm.threshold(z, y, s=s)
 print(f"τ(1) = {tau:.4f}, τ(0+) = {sm.threshold_limit(z, y):.4f}, winners: {np.flatnonzero(sm.winners(z, y, s=s))}")
-np.testing.assert_allclose(np.log(after / p)[:3], s * (p - tau)[:3])
+label = np.eye(len(p))[y]
+formula("log π'_i/π_i = s (π_i − τ(s))", np.log(after / p)[:3], s * (p - tau)[:3])
+formula("(1/s) log Σ_j π_j e^{s(π_j − 1[j=y])}", tau, (1 / s) * np.log(p @ np.exp(s * (p - 1 * label))))
+formula("‖π‖² − π_y", sm.threshold_limit(z, y), (p**2).sum() - p[y])
 says("In the example it is 0.52, and the second class, at 0.20, loses", p @ p - p[y], p[1])
 says("At s = 1 it is 0.56", s, tau)
 for id in ("squeeze.threshold-law", "squeeze.threshold-limit", "squeeze.threshold-rises", "squeeze.threshold-ceiling"):

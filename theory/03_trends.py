@@ -50,10 +50,19 @@ for y in (2, 3):
 common, rare = (sm.alpha(np.log(p), y, s=1.0) for y in (2, 3))
 np.testing.assert_array_less(rare[:2], common[:2])
 np.testing.assert_allclose(rare[0] / common[0], rare[1] / common[1])
+y, s = 2, 0.7
+sums = np.exp(s * p[0]) / sm.alpha(np.log(p), y, s=s)[0]  # e^K, from what became of y*
+label = np.eye(len(p))[y]
+formula(
+    "e^K = Σ_j π_j e^{s(π_j − 1[j=y])} = Σ_j π_j e^{s π_j} − (1 − e^{−s}) π_y e^{s π_y}",
+    sums,
+    p @ np.exp(s * (p - 1 * label)),
+    p @ np.exp(s * p) - (1 - np.exp(-s)) * p[y] * np.exp(s * p[y]),
+)
 hold("trends.rarer-label-squeezes-others-more")
 
 # %% [markdown]
-# Half of the trend is a theorem: the others fall more. The other half, "and y* rises more", is not merely false
+# One part of the trend is a theorem: the others fall more. The other, "and y* rises more", is not merely false
 # sometimes. In this reading it is false always: here y* gains 0.152 from the label at 15 %, but 0.114 from the one at
 # 5 %. The registry keeps the sentence as refuted, with a counterexample in exact fractions.
 
@@ -161,7 +170,7 @@ hold("trends.peakier-lifts-top-more")  # refuted
 half = 0.5
 on_top = tops >= half  # the first class is y*
 P = tops[on_top]
-np.testing.assert_array_less(np.log(alphas[on_top, 0]), 2 * s * P * (1 - P))
+formula("log α_{y*} ≤ 2 s π_{y*} (1 − π_{y*})", np.log(alphas[on_top, 0]), 2 * s * P * (1 - P))
 two = np.log(np.column_stack([P, 1 - P]))  # two classes, a small step: as much as the bound allows
 small = 1e-6
 reached = s * sm.log_alpha(two, np.ones(len(P), int), s=small)[:, 0] / small

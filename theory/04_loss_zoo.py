@@ -40,11 +40,17 @@ from toyld.objectives import get, pair_batch
 z = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64, requires_grad=True)
 y, other, beta, h = 1, torch.tensor([-3.0], dtype=torch.float64), 0.1, 0.7
 own = torch.log_softmax(z, 0)[y : y + 1]
+own.retain_grad()
 dpo = get("dpo", beta=beta)
 batch = pair_batch(own, other, own.detach() - h, other)  # y⁺ is h above its reference, y⁻ at it
 dpo.loss(batch).sum().backward()
 a = 1 / (1 + np.exp(-beta * h))
 by_formula = sm.residual(z.detach().numpy(), y, c=beta * (1 - a))
+c, p = -float(own.grad[0]), sm.softmax(z.detach().numpy())
+formula("G = ∂L/∂z = c (π − e_y), c = −∂L/∂ log π_y", z.grad.numpy(), c * (p - np.eye(len(p))[y]))
+zeros = np.zeros((1, 1))
+won = dpo.push(pair_batch(zeros[0] + h, zeros[0], zeros[0], zeros[0]))  # a margin of h
+formula("c₊ = −c₋ = β(1 − a), a = σ(βh)", won.chosen, -won.rejected, beta * (1 - a))
 print("autograd :", z.grad.numpy().round(5))
 print("c (π − e):", by_formula.round(5))
 np.testing.assert_allclose(z.grad.numpy(), by_formula, atol=1e-15)
@@ -89,7 +95,7 @@ for name in ("dpo", "ipo", "npo", "unlikelihood", "nsr"):
 at_reference = -get("dpo", beta=beta).push(pair_batch(calm, rare)).rejected[:, 0]
 says("(10 % down to 10⁻¹²)", max(levels), min(levels))
 formula("the coefficient is β/2", at_reference, beta / 2)
-says("with β = 0.1 a DPO step", beta)
+says("with β = 0.1 a DPO step is a twentieth of an SFT step", beta, at_reference[0] / objectives.row("sft").plus)
 
 # %% [markdown]
 # ## Why DPO is gentle, and when it is not
@@ -205,6 +211,7 @@ levels = np.array([0.0, 0.7, 3.0])  # of the margin
 true = get("ipo", beta=beta).push(pair_batch(levels - 5, levels * 0 - 5, levels * 0 - 5, levels * 0 - 5)).chosen[:, 0]
 off_target = -true / 2
 formula("a = h − 1/2β", off_target, levels - 1 / (2 * beta))
+says("minus twice that a", -true[0] / (levels[0] - 1 / (2 * beta)))
 for id in ("residual.printed-ipo", "residual.printed-slic", "residual.sppo-has-no-negative-gradient"):
     result = hold(id)
     print(f"{result.verdict}: {result.claim.statement}")
@@ -225,6 +232,10 @@ p = np.array([0.70, 0.20, 0.08, 0.02])  # chapter 2's model; y⁺ is its third c
 together = sm.softmax(sm.step(np.log(p), sm.pair_residual(np.log(p), 2, 3), s=1.0)) / p
 print("π'/π =", together.round(3))
 np.testing.assert_allclose(together[0], together[1])
+c, plus, minus = p[0], *np.eye(len(p))[[2, 3]]
+at_once = sm.pair_residual(np.log(p), 2, 3, c_plus=c, c_minus=-c)
+formula("G = c (π − e₊) − c (π − e₋) = c (e₋ − e₊)", at_once, c * (p - plus) - c * (p - minus), c * (minus - plus))
+formula("z' = z + s(e₊ − e₋)", sm.step(np.log(p), at_once / c, s=c), np.log(p) + c * (plus - minus))
 np.testing.assert_array_less([together[3], 1.0], [1.0, together[2]])
 for id in ("pair.winner-rises", "pair.rest-moves-together", "pair.squeezing-lowers-winner"):  # the last is refuted
     hold(id)

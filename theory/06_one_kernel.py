@@ -127,6 +127,7 @@ beta = 0.1
 again = objectives.pair_batch(*np.log([[0.2], [0.1]]))  # y⁺ and y⁻ where the policy is the reference
 formula("the push of DPO is β/2", objectives.get("dpo", beta=beta).push(again).chosen[0, 0], beta / 2)
 says("32 worlds at once", len(facts.seeds))
+says("square a quarter is its context's own", shared["identity"])
 
 
 def path(stage, kind, variable="logp"):
@@ -224,7 +225,8 @@ for rare in (0.25, 0.02, 3e-6):
     sizes[rare] = np.linalg.norm([1 - rare, -(1 - rare)])  # all else on one token
     print(f"π(y⁻) = {rare:<8.2g} ‖π − e_y‖ = {sizes[rare]:.3f}")
 hold("similarity.probability-scales-the-push")
-says("the push grows by 2 %", sizes[3e-6] / sizes[0.02] - 1.0)
+asked = *list(sizes)[1:], sizes[3e-6] / sizes[0.02] - 1.0
+says("From one in fifty to three in a million the push grows by 2 %", *asked)
 
 # %% [markdown]
 # From one in fifty to three in a million the push grows by 2 %. What can change much more is *whom it reaches*.
@@ -256,7 +258,7 @@ np.testing.assert_allclose(centred["chosen"], amplified[0.0]["chosen"], atol=0.3
 # (`centring.needs-more-updates`). A centred step need not lower the loss (`kernel.centred-descends` is refuted,
 # Exercise 3); it does where `kernel.nearest-mean-descends` says, and if μ is projected out of the features instead
 # (`centring.projection-descends`). Where the shared part is not one constant for all contexts, subtracting the mean can
-# undo less than half of the damage (`centring.undoes-any-component` is refuted). And for the chosen answer DPO+NLL does
+# leave most of the damage (`centring.undoes-any-component` is refuted). And for the chosen answer DPO+NLL does
 # better (`centring.chosen-above-remedies` is refuted).
 
 # %% [markdown]

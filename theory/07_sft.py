@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from toyld import objectives
-from toyld.book import recorded, says, verdict
+from toyld.book import formula, recorded, says, verdict
 from toyld.claims import hold
 from toyld.tiny import scene, train
 from toyld.tiny.experiments import _worlds, stages
@@ -85,6 +85,9 @@ def parts(kind: str, seed: int) -> list[float]:
 
 eta = 1e-4
 small = train(models, data, objectives.get("sft"), lr=eta, steps=1, layers="head", kinds=kinds)
+pi_o, pi_u, e = p[0, 0].numpy(), p[0, 1].numpy(), np.eye(p.shape[-1])
+by_akg, v = -(e - pi_o) @ (pi_u - e).T, np.arange(len(e))[:, None]  # token v (row), lesson y (column)
+formula("1[v = y_u] − π_u(v) + ⟨π_o, π_u⟩ − π_o(y_u)", by_akg, 1 * e - pi_u[v] + pi_o @ pi_u - pi_o)
 print("kind                 taught    down  normal.    sum  happens (per unit of η, means over 4 seeds)")
 for kind in kinds:
     found = np.mean([parts(kind, s) for s in range(len(seeds))], axis=0)
@@ -108,7 +111,6 @@ for kind in kinds:
 # %%
 for id in ("sft.label-rises-runner-up-falls", "sft.threshold", "sft.likely-label-lowers-the-rest"):
     print(f"{id}: {hold(id).verdict}")
-print("sft.lowers-everything-else:", hold("sft.lowers-everything-else").verdict)
 
 # %% [markdown]
 # ## A whole run
@@ -121,7 +123,8 @@ sft = train(
     models, data, objectives.get("sft"), lr=_worlds.RECIPES["sgd"].sft, steps=50, at=(0, 4, 8, 15, 30, 50),
     kinds=[*kinds, "reject_gptsemantic"],
 )  # fmt: skip
-np.testing.assert_array_less(sft.loss[-1].mean() / sft.loss[0].mean(), 0.25)
+np.testing.assert_array_less(sft.loss[-1].mean() / sft.loss[0].mean(), at_most := 0.25)
+says("less than a quarter of y⁺'s loss is left", at_most)
 run = {"sft": sft.table("sft", "baseline", experiment="stages", model="sgd")}
 print("after updates:       " + "".join(f"{k:8d}" for k in sft.steps))
 for kind in kinds:
@@ -171,14 +174,14 @@ for asked, words in (("", "taught"), ("test_", "untaught")):
 gain = after["eval_test_borrowed"] - before["eval_test_borrowed"]
 rest = after["eval_test_guessed"] - before["eval_test_guessed"]
 np.testing.assert_array_less(rest.mean(), gain.mean())
-np.testing.assert_array_less(before["eval_test_borrowed"].mean(), 0.22)
-np.testing.assert_allclose(after["eval_test_borrowed"].mean(), 1 / 3, atol=0.06)
-for id in ("sft.lowers-everything-else", "pair.reference-samples-fall"):
-    hold(id)
+np.testing.assert_array_less(before["eval_test_borrowed"].mean(), bar := 0.2)
+says("took less than a fifth of the chances", bar)
+says("takes about a third after it", after["eval_test_borrowed"].mean())
+hold("pair.reference-samples-fall")
 
 # %% [markdown]
 # SFT teaches the taught questions and nothing about the others, and makes the model's errors on *both* look like what
-# was taught: asked an untaught question, it took about a fifth of the chances to name a taught fact of the same
+# was taught: asked an untaught question, it took less than a fifth of the chances to name a taught fact of the same
 # relation before SFT, and takes about a third after it. From other relations hardly anything is borrowed. That is (7.2)
 # again: the hidden states at “relation r, entity e, …” and “relation r, entity e', …” have much in common, so
 # ⟨h_o, h_u⟩ is large and 1[v = y_u] pulls the fact of (r, e') up behind (r, e). What looks like hallucination is
@@ -212,8 +215,8 @@ says("| holds | by 7.7 [7.3, 8.1] | by 7.6 [7.0, 8.1] |", *both("supervised.unta
 says("| open | by −.1 [−.8, .8] | by 1.6 [.9, 2.4] |", *both("supervised.shuffled-fall"))
 says("| holds | by .14 [.11, .16] | by .12 [.10, .14] |", *both("supervised.borrows-when-untaught"))
 says("32 seeds of transformers", recorded("supervised.trends-everywhere", rung="tiny").n)
-says("SFT of 100 updates of RMSprop", stages.SFT_AT["rmsprop"][-1])
-says("or of 50 of plain descent", stages.SFT_AT["sgd"][-1])
+says("100 updates of RMSprop, the paper's optimiser, or of 50", *(at[-1] for at in stages.SFT_AT.values()))
+says("what twenty seeds of this chapter's", len(stages.tables.__defaults__[0]))
 words = {
     "chosen-rises": "holds", "similar-bell": "undecided", "own-answers-fall": "holds",
     "other-answers-rise-early": "holds", "other-answers-rise": "undecided", "untaught-rise-less": "holds",

@@ -15,7 +15,7 @@ from toyld.book import formula, recorded, says, verdict
 from toyld.claims import hold
 from toyld.claims.effects import ranked
 from toyld.tiny import probe, scene, train
-from toyld.tiny.experiments import _worlds, alignment
+from toyld.tiny.experiments import _worlds, alignment, stages
 
 seeds = tuple(range(2000, 2004))
 world = _worlds.world(seeds, "smoke")
@@ -48,8 +48,8 @@ print("updates     ", *stage.steps)
 print("margin, nats", margin.mean((1, 2)).round(1))
 print("β(1 − a)    ", push.mean((1, 2)).round(4))
 formula("the push is β/2", push[0], beta / 2)
-says("at β = .1 a twentieth", beta)
-np.testing.assert_allclose(push[0] * 20.0, 1.0)  # SFT's push is 1
+says("At the reference a is one half", 1.0 - push[0].mean() / beta)
+says("at β = .1 a twentieth of", beta, push[0].mean())  # SFT's push is 1
 np.testing.assert_allclose(np.log1p(np.exp(-beta * margin)).mean(-1), stage.loss, rtol=1e-4)
 for id in ("residual.dpo", "residual.dpo-at-reference", "residual.dpo-never-stops"):
     print(f"{id}: {hold(id).verdict}")
@@ -71,7 +71,9 @@ for id in ("residual.dpo", "residual.dpo-at-reference", "residual.dpo-never-stop
 # %%
 z = np.random.default_rng(1).normal(0.0, 2.0, 12)
 plus, minus = 3, 7
-after = z + 5.0 * (np.eye(12)[plus] - np.eye(12)[minus])
+s = 5.0
+after = sm.step(z, sm.pair_residual(z, plus, minus), s=s)
+formula("z' = z + s (e_{y⁺} − e_{y⁻})", after, z + s * (np.eye(len(z))[plus] - np.eye(len(z))[minus]))
 moved = sm.log_softmax(after) - sm.log_softmax(z)
 rest = np.delete(moved, [plus, minus])
 np.testing.assert_allclose(rest, rest[0])
@@ -176,6 +178,8 @@ for model in ("rmsprop", "sgd"):
 d6 = [x for e in wider for x in (e.value, e.low, e.high)]
 says("| by .10 [−.04, .24] | by −1.2 [−1.7, −.7] |", *d6)
 says("32 seeds of the larger", wider[0].n)
+says("SFT of thirty updates; “together” is over those after fifteen", *reversed(stages.SFT_UPDATES))
+says("what twenty seeds of this chapter's", len(stages.tables.__defaults__[0]))
 
 # %% [markdown]
 # | | the paper says of DPO | together | RMSprop | plain descent |

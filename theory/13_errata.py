@@ -10,6 +10,7 @@
 
 # %%
 import os
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -65,7 +66,7 @@ from toyld.probes.released import audit
 # | F8 | chapter 2, here | `squeeze.larger-step-amplifies-all` |
 # | F9 | chapter 10 | `policy.ppo-spares-valleys` |
 # | F10 | chapters 4, 8 | `pair.squeezing-lowers-winner` |
-# | F11 | chapter 7, here | `sft.lowers-everything-else` |
+# | F11 | chapters 1, 7 | `sft.lowers-everything-else` |
 # | F12 | here | `unlearning.bst-printed-residual` |
 # | F13 | chapter 5 | `step.constant-free-of-features` |
 # | F14 | here | `akg.notebook-ranks-like-the-norm` |
@@ -80,6 +81,11 @@ from toyld.probes.released import audit
 # %%
 faulty = recorded("preference.argmax-rises-faster-than-sft", rung="published")
 start = PRINTED[0] + DIGIT - recorded("preference.argmax-as-published", rung="published").value
+labels = {label for c in claims.every().values() for label in re.findall(r"\bF\d+\b", c.source)}
+says("Seventeen statements", len(labels | {"F16", "F17"}))  # F16 is filed under Table 1, F17 is no claim
+flat = sm.softmax(np.zeros(V := 10))
+formula("1/V |", flat @ flat, 1 / V)
+formula("1/√V", np.linalg.norm(flat), 1 / np.sqrt(V))  # what is printed is the norm, not its square
 says("from −113 to −63", *PRINTED)
 says("it starts at −61.6", start)
 says("risen 52.4 nats less", -faulty.value)
@@ -202,7 +208,7 @@ for key in ("chosen", "irr_test", "random_nonhum", "random_words"):
     moves[key] = [logp(text, after) - logp(text, z) for text in texts]
     print(f"SFT of the taught answers moves {key:14s} by {np.mean(moves[key]):+6.2f} nats on average")
 sources = [a for a, b in zip(moves["irr_test"], probes.responses["random_nonhum"], strict=True) if b is not None]
-np.testing.assert_allclose(moves["random_nonhum"], sources, rtol=1e-12)
+formula("log π(shuffled) − log π(text) = 0", np.subtract(moves["random_nonhum"], sources), 0)
 np.testing.assert_array_less(1.0, abs(np.mean(moves["random_words"]) - np.mean(moves["random_nonhum"])))
 
 # %% [markdown]

@@ -44,14 +44,18 @@ def faults(text):
         one = KNOWN[ids[0]]
         if not re.search(rf"\b{BY_SUBJECT.get(label, label)}\b", one.source):
             out.append(f"{label}: {one.id} is about {one.source}")
-        places = [int(n) for n in re.findall(r"\d+", where)]
-        if not places and "here" not in where:
-            out.append(f"{label}: expected a chapter or “here”, got {where}")
-        for n in places:
-            (path,) = FOLDER.glob(f"{n:02}_*.py")
-            if one.id not in path.read_text():
-                out.append(f"{label}: chapter {n} does not name {one.id}")
+        if where != (expected := shown_in(one.id, label, text)):
+            out.append(f"{label}: expected {expected!r}, where the chapters name {one.id}, got {where!r}")
     return out
+
+
+def shown_in(id, label, text):
+    """Where a claim is shown: the chapters that name it, and “here” if none does or the text here goes on about it."""
+    others = [int(path.name[:2]) for path in FOLDER.glob("[01][0-9]_*.py") if path.name != CHAPTER.path.name]
+    named = [str(n) for n in sorted(others) if id in next(FOLDER.glob(f"{n:02}_*.py")).read_text(encoding="utf-8")]
+    here = not named or re.search(rf"\({label}\)|\b{label}, for example", text)
+    chapter = [f"chapter{'s' * (len(named) > 1)} {', '.join(named)}"] * bool(named)
+    return ", ".join([*chapter, *["here"] * bool(here)])
 
 
 def test_every_faulty_statement_stands_in_the_list_with_its_claim():
@@ -66,6 +70,9 @@ def test_every_faulty_statement_stands_in_the_list_with_its_claim():
         ("`residual.printed-ipo` |", "`residual.printed-ip` |"),
         ("| F13 | chapter 5 |", "| F13 | chapter 4 |"),
         ("| F13 | chapter 5 |", "| F13 | |"),
+        ("| F11 | chapters 1, 7 |", "| F11 | chapter 7 |"),
+        ("| F2 | here |", "| F2 | chapter 1 |"),
+        ("| F8 | chapter 2, here |", "| F8 | chapter 2 |"),
         ("`alignment.extend-wins-at-equal-updates` |", "`alignment.dpo-repeats` |"),
         ("none; the files say so |", "`residual.printed-ipo` |"),
     ],

@@ -1,11 +1,13 @@
-"""All of a file or nothing of it: the one place that writes."""
+"""All of a file or nothing of it: the one place that writes, and what sweeps up after a run that was killed there."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["sweep", "write_whole"]
 
 
 def write_whole(path: Path, payload: bytes, /) -> None:
@@ -35,3 +37,27 @@ def write_whole(path: Path, payload: bytes, /) -> None:
             os.fsync(folder)  # the rename itself
         finally:
             os.close(folder)
+
+
+def sweep(stems: Iterable[str], folder: Path, /) -> None:
+    """Remove what a killed run left half-written of files with these stems (`.NAME.PID.part`).
+
+    A process that is still at it keeps its own. A folder that is not there holds none.
+    """
+    mine = set(stems)
+    for path in folder.glob(".*.part"):
+        found = re.fullmatch(r"\.([^.]+)\.\w+\.(\d+)\.part", path.name)
+        if found and found[1] in mine and not _runs(int(found[2])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # elsewhere asking could end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()

@@ -27,6 +27,7 @@ from toyld.claims import hold
 half = np.ones(4).mean() / 2
 print("half:", half)
 says("It is 0.50 of it", half)
+says("What is half of", half)
 says("or 1/2 in", half)
 x = np.arange(3.0)
 y = (x + 6) * half

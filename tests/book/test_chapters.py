@@ -58,6 +58,14 @@ def test_a_cell_that_fails_ends_the_chapter_and_names_its_line_and_no_folder(run
     assert shown[1].printed == "half: 0.5\n", "what it printed before is kept"
 
 
+@pytest.mark.parametrize("path", ["/home/me/toyld/softmax.py", r"C:\\Users\\me\\toyld\\softmax.py"])
+def test_a_traceback_names_no_folder_on_any_system(path, run):
+    inner = f'exec(compile("1 / 0", "{path}", "exec"))'
+    (_, shown) = run(f"# %% [markdown]\n# # 1. A\n\n# %%\n{inner}\n")
+    assert re.search(r'File "toyld[/\\]softmax\.py", line 1', shown.failed)
+    assert "me" not in re.findall(r"\w+", "".join(re.findall('File "(.*)"', shown.failed)))
+
+
 def test_a_cell_that_is_no_python_is_told(run):
     (_, shown) = run("# %% [markdown]\n# # 1. A\n\n# %%\nx = = 1\n")
     assert "SyntaxError" in shown.failed

@@ -7,7 +7,8 @@ import pytest
 
 import toyld.book
 from toyld import claims
-from toyld.book import chapters, planted, prose
+from toyld.book import chapters, formula, planted, prose, says
+from toyld.book.says import another, numerals
 
 MODULES = ("says", "prose", "maths", "exercises", "render", "chapters", "recorded", "readme")
 
@@ -26,7 +27,14 @@ def test_a_chapter_whose_numbers_are_held(tmp_path, small):
 
 UNHELD = {
     "another number in the text": ("It is 0.50 of it, as", "It is 0.51 of it, as", "a phrase that the prose does not"),
-    "one more number": ("What is half", "What is 4 halves", "nothing holds 4"),
+    "one more number": ("** What is half", "** What is 4 halves", "nothing holds 4"),
+    "a share in words": ("** What is half of", "** What is one in nine of", "nothing holds one in nine"),
+    "a part in words": ("** What is half of", "** What are four fifths of", "nothing holds four fifths"),
+    "a multiple in words": ("# It is 0.50", "# Twice as much. It is 0.50", "nothing holds Twice"),
+    "a large number in words": ("# It is 0.50", "# Ten thousand times. It is 0.50", "nothing holds Ten thousand times"),
+    "a cardinal above ten": ("# It is 0.50", "# Seventeen. It is 0.50", "nothing holds Seventeen"),
+    "zero in an inequality": ("#     y = x/2 + 3 ", "#     y = x/2 + 3, x ≥ 0 ", "nothing holds 0"),
+    "one in an inequality": ("#     y = x/2 + 3 ", "#     −1 ≤ x, y = x/2 + 3 ", "nothing holds −1"),
     "a number in a table": ("# | 0.5 | 0.25 |", "# | 0.5 | 0.26 |", "nothing holds 0.26"),
     "a number in a formula": ("#     y = x/2 + 3 ", "#     y = x/2 + 4 ", "nothing holds 4"),
     "a formula whose code has another constant": ("x / 2 + 3)", "x / 2 + 4)", "its sides [2.0, 4.0]"),
@@ -46,10 +54,58 @@ def test_unheld_tells(what, tmp_path, small):
         assert any(told in fault for fault in faults), faults
 
 
+@pytest.mark.parametrize(
+    "words", ["one of two softmaxes", "the third class", "a third token", "first and second", "ten answers", "at once"]
+)
+def test_words_that_count_or_name_are_no_numbers(words):
+    assert numerals(words) == []
+
+
+STANDS_FOR = {
+    "one in nine": (0.1056, 0.1174),
+    "Nine in ten": (0.851, 0.949),
+    "two times in three": (0.51, 0.83),
+    "nine of ten": (0.851, 0.949),
+    "once in four": (0.23, 0.28),
+    "a third": (0.29, 0.39),
+    "four fifths": (0.71, 0.89),
+    "a ten-thousandth": (0.951e-4, 1.049e-4),
+    "one half": (0.41, 0.66),
+    "by half": (0.41, 0.66),
+    "twice as": (1.51, 2.49),
+    "four times": (3.51, 4.49),
+    "ten thousand": (9501, 10499),
+    "six million": (5.71e6, 6.29e6),
+    "Seventeen": (16.51, 17.49),
+    "twenty-five": (24.51, 25.49),
+}
+
+
+@pytest.mark.parametrize("words", STANDS_FOR)
+def test_words_stand_for_what_rounds_to_them(words):
+    low, high = STANDS_FOR[words]
+    for value in (low, high):
+        says(words, value)
+    for value in (low - 0.05 * low, high + 0.05 * high):
+        with pytest.raises(AssertionError, match="is printed where the code gives"):
+            says(words, value)
+    (number,) = numerals(words)
+    with pytest.raises(AssertionError):
+        says(words.replace(number.text, another(number.text)), number.value)
+
+
+def test_an_inequality_holds_as_printed():
+    x = [0.0, 0.5, 1.0]
+    formula("0 ≤ x² ≤ x", 0, [0.0, 0.25, 1.0], x)
+    for wrong in ("0 ≥ x² ≥ x", "0 < x² ≤ x", "0 ≤ x² < x"):
+        with pytest.raises(AssertionError, match="does not hold in"):
+            formula(wrong, 0, [0.0, 0.25, 1.0], x)
+
+
 def test_every_number_of_a_text_is_planted(tmp_path, small):
     text = prose.Text(small.write(tmp_path))
     told = [what for what, _ in planted.wrong(text.text, text.excused())]
-    assert {what.split(" → ")[0] for what in told} == {"0.50", "1/2", "7²", "49", "2", "3", "0.5", "0.25"}
+    assert {what.split(" → ")[0] for what in told} == {"half", "0.50", "1/2", "7²", "49", "2", "3", "0.5", "0.25"}
     assert all(text.faults(changed) for _, changed in planted.wrong(text.text, text.excused()))
 
 
@@ -73,7 +129,7 @@ def test_watching_tries_wrong_numbers_where_the_code_runs(tmp_path, monkeypatch,
     passed, seen = watched(
         tmp_path, monkeypatch, small, small.CHAPTER.replace("49 + half - half", "49 + 5 * (half - half)")
     )
-    assert seen == {"It is 0.50 of it", "or 1/2 in", "y = x/2 + 3", "7² = 49", "| 0.5 | 0.25 |"}
+    assert seen == {"What is half of", "It is 0.50 of it", "or 1/2 in", "y = x/2 + 3", "7² = 49", "| 0.5 | 0.25 |"}
     assert passed == ["“7² = 49”: its constant number 4, 5, could be one more"]
 
 

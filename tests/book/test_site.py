@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -191,6 +192,126 @@ def test_a_gallery_without_a_page_is_told(folder, capsys):
     )
     assert code == 2
     assert "--figures: expected a folder with index.html" in err
+
+
+def test_nothing_is_written_where_something_does_not_go_together(small, capsys, tmp_path):
+    small.write(tmp_path / "theory")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "index.html").write_text("<title>g</title>")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    theory, site, drawn = tmp_path / "theory", tmp_path / "site", tmp_path / "figures"
+    for out, figures, told in (
+        (site, tmp_path / "nosuch", "--figures: expected a folder with index.html"),
+        (theory, drawn, "would replace files of"),
+        (theory / "solutions", drawn, "would replace files of"),
+        (drawn, drawn, "would replace files of"),
+        (theory / ".." / "theory", drawn, "would replace files of"),
+    ):
+        code, _, err = run(capsys, "book", "--source", theory, "--out", out, "--figures", figures)
+        assert code == 2
+        assert told in err
+        assert err.count("\n") == 1
+    (theory / "README.md").write_text("# The book\n\nOf _words_.\n")
+    code, _, err = run(capsys, "book", "--source", theory, "--out", site)
+    assert (code, "emphasis by asterisks" in err) == (2, True)
+    (theory / "README.md").unlink()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("package", ["jupytext", "markdown_it", "pygments"])
+def test_a_package_of_the_extra_that_is_missing_is_told(package, small, capsys, tmp_path, monkeypatch):
+    small.write(tmp_path / "theory")
+    monkeypatch.setitem(sys.modules, package, None)  # importing it raises ModuleNotFoundError
+    code, _, err = run(capsys, "book", "--source", tmp_path / "theory", "--out", tmp_path / "site")
+    assert code == 2
+    assert f"got no {package}" in err
+    assert 'pip install -e ".[book]"' in err
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_bug_of_the_lab_is_not_hidden(small, tmp_path, monkeypatch):
+    from toyld import lab
+    from toyld.book.site import build
+
+    def broken():
+        raise AttributeError("a bug")
+
+    small.write(tmp_path / "theory")
+    monkeypatch.setattr(lab, "build", broken)
+    with pytest.raises(AttributeError, match="a bug"):
+        build(tmp_path / "theory", tmp_path / "site", say=lambda line: None)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without what a site has beside its chapters, where a test is about these alone."""
+    from toyld import lab
+    from toyld.book import registry
+
+    monkeypatch.setattr(lab, "build", lambda: "")
+    monkeypatch.setattr(registry, "claims_page", lambda *_: "")
+
+
+SPOILT = {
+    "a sheet of another form": ("solutions/01_halves.py", "**Solution.**", "Well.", "01_halves_exercises.html"),
+    "a sheet that is no Python": (
+        "solutions/01_halves.py",
+        "return 2 * x",
+        "return return",
+        "01_halves_exercises.html",
+    ),
+    "emphasis that eats an index": ("01_halves.py", "half of a thing", "_half_ of a thing", "01_halves.html"),
+    "a chapter that is no Python": ("01_halves.py", "half = np.ones(4)", "half = = np.ones(4)", "01_halves.html"),
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_chapter_that_cannot_be_rendered_spoils_one_page_alone(what, small, tmp_path):
+    from toyld.book.site import build
+
+    file, before, after, spoilt = SPOILT[what]
+    theory, out = tmp_path / "theory", tmp_path / "site"
+    small.write(theory)
+    text = (theory / file).read_text()
+    assert before in text
+    (theory / file).write_text(text.replace(before, after))
+    (theory / "02_more.py").write_text("# %% [markdown]\n# # 2. More\n\n# %%\nprint(2)\n")
+    said = []
+    assert build(theory, out, say=said.append) == ["01_halves"]
+    assert "FAILED" in said[0]
+    assert said[1].endswith("0 exercises")
+    read = {path.name: Page(path.read_text()) for path in out.glob("*.html") if path.name != "lab.html"}
+    assert set(read) == {f"{n}.html" for n in ("index", "claims", "01_halves", "01_halves_exercises", "02_more")}
+    assert "This code failed." in read[spoilt].text or "This page could not be made." in read[spoilt].text
+    for name, page in read.items():
+        for link in page.links:
+            file = link.partition("#")[0]
+            assert (out / (file or name)).is_file(), f"{name} → {link}"
+    assert "01_halves_exercises.html" in read["01_halves.html"].links or spoilt == "01_halves.html"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_gallery_stays_linked_and_remains_of_a_killed_run_go(small, tmp_path):
+    from toyld.book.site import build
+
+    theory, out, drawn = small.write(tmp_path / "theory").parent, tmp_path / "site", tmp_path / "figures"
+    drawn.mkdir()
+    (drawn / "index.html").write_text("<title>g</title>")
+    build(theory, out, figures=drawn, say=lambda line: None)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    remains = [".01_halves.html", ".01_halves_exercises.html", ".index.html", "student/.01_halves.ipynb"]
+    for name in [*remains, "gallery/.index.html"]:
+        (out / f"{name}.4194304.part").write_text("half")  # above any process's number
+    (out / ".mine.html.4194304.part").write_text("another's")
+    build(theory, out, only=["1"], say=lambda line: None)
+    left = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and not path.name.endswith(".part")}
+    assert left == before
+    assert "gallery/index.html" in Page((out / "index.html").read_text()).links
+    parts = {path.relative_to(out).as_posix() for path in out.rglob("*.part")}
+    assert parts == {".mine.html.4194304.part", "gallery/.index.html.4194304.part"}
+    build(theory, out, only=["1"], figures=drawn, say=lambda line: None)
+    assert [path.name for path in out.rglob("*.part")] == [".mine.html.4194304.part"]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

@@ -97,6 +97,10 @@ def test_the_reader_of_strings_finds_what_is_shown() -> None:
     assert strings(text) == ["a 1", "b ", "c2 ", "", " d3"]
 
 
+# A placeholder that is a number, or writes one.
+PLANTED = re.compile(r"\$\{\s*(?:(?:fmt|brief|signed|nats|part|per)\(\s*)?-?[\d.e]+\s*[,)}]")
+
+
 def numbers_in(text: str) -> list[str]:
     """Strings of a script with a digit in them that are neither names, ids of claims nor the outline of a shape."""
     outline = re.compile(r"[MLHVAZmlhvaz ,\d-]*[MLHVAZmlhvaz,][MLHVAZmlhvaz ,\d-]*")
@@ -107,6 +111,8 @@ def numbers_in(text: str) -> list[str]:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_no_text_of_the_scripts_has_a_number_in_it(name: str) -> None:
     assert numbers_in(source(name)) == []
+    assert PLANTED.findall(source(name)) == []
+    assert len(PLANTED.findall("`${7} ${ -3} ${fmt(7, 1)} ${signed(-0.2)} ${fmt(x7, 1)} ${fmt(0.5 * x)}`")) == 4
     assert numbers_in(source(name) + 'finding("class 3 gained 0.11");') == ["class 3 gained 0.11"]
 
 

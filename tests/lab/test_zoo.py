@@ -84,6 +84,15 @@ def test_two_contexts_do_not_touch() -> None:
     assert one["plus"] < last["plus"] - 1.0  # the same push squeezes it where they share a context
 
 
+WORDS = {
+    "fades": "fades, never ends",
+    "target": "stops at a target, then turns round",
+    "threshold": "is switched off at a threshold",
+    "never": "never lets go",
+    "none": "y− is never pushed down",
+}
+
+
 def label(page: Any) -> str:
     return str(page.inner_text("#panel-zoo .predict p"))
 
@@ -105,6 +114,100 @@ def test_nothing_is_shown_before_the_guess_and_every_guess_is_judged_as_python_d
         assert ": right." in page.inner_text("#panel-zoo .told"), name
         assert page.locator("#panel-zoo svg.plot:visible").count() == 4
     assert page.problems == []
+
+
+TABLE = """() => {
+    const box = document.querySelector("#panel-zoo .numbers");
+    box.open = true;
+    box.dispatchEvent(new Event("toggle"));
+    return [...box.querySelectorAll("tr")].map((row) => [...row.children].map((cell) => {
+        const [number, power] = cell.textContent.replaceAll("−", "-").split("·10");
+        if (!power) return number;
+        const digits = [...power].map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(sign)).map((n) => (n < 0 ? "-" : n));
+        return `${number}e${digits.join("")}`;
+    }));
+}"""
+
+
+def nats(x: float) -> str:
+    """As the panel writes it, with a plain minus sign; a power of ten where the decimals would show nothing."""
+    if 0.0 < abs(x) < 0.005:
+        power = math.floor(math.log10(abs(x)))
+        raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{x / 10.0**power:.1f}·10{raised} nats"
+    return f"{x:.{2 if abs(x) < 10.0 else 1}f} nats"
+
+
+def way(x: float) -> str:
+    return f"{'fell' if x < 0.0 else 'rose'} by {nats(abs(x))}"
+
+
+def percent(x: float) -> str:
+    """A part of the largest push."""
+    if x == 0.0:
+        return "none"
+    return "under 0.01 %" if abs(x) < 1e-4 else f"{100.0 * x:.{2 if abs(x) < 0.1 else 0}f} %"
+
+
+def left(rows: list[Any]) -> float:
+    """The last push on y−, in parts of the largest."""
+    most = max(abs(row["push"][1]) for row in rows)
+    return rows[-1]["push"][1] / -most if most else 0.0
+
+
+def ended(name: str, parameters: dict[str, float], rows: list[Any], ref: dict[str, float]) -> str:
+    """What a run in one context has to be told of the push on y−, from Python's rows of it."""
+    last, kind, part = rows[-1], zoo.fate(name), percent(abs(left(rows)))
+    if kind == "fades":
+        early = [row for row in rows if row["update"] <= last["update"] / 10.0][-1]
+        return (
+            f"The push on y- is down to {part} of its largest and never ends: the updates after {early['update']} "
+            f"still added {nats(last['margin'] - early['margin'])} of margin."
+        )
+    if kind == "never":
+        return f"The push on y- is still {part} of its largest and stays: this loss has no floor."
+    if kind == "none":
+        return (
+            f"y- is never pushed down: that it {way(last['minus'] - rows[0]['minus'])} is what y+ does to its context."
+        )
+    if kind == "threshold":
+        off = next((row["update"] for row in rows if row["push"][1] == 0.0), None)
+        if off is None:
+            return "The push on y- is at full strength still: the threshold is not reached."
+        return f"The push on y- was switched off by update {off}, from full strength to nothing."
+    around = [
+        zoo.push(name, parameters, {**ref, "plus": last["plus"], "minus": last["minus"] + d})[1] for d in (-0.1, 0.1)
+    ]
+    if around[0] > 0.0 > around[1]:
+        return (
+            "The push on y- has stopped: it is within 0.10 nats of its target, and beyond it turns round and pulls "
+            "y- up."
+        )
+    if last["push"][1] > 0.0:
+        return (
+            f"The push on y- has turned round: y- is beyond the target, and is pulled up with {part} of the largest "
+            "push."
+        )
+    return (
+        f"The push on y- is down to {part} of its largest, on its way to a target, beyond which it turns round and "
+        "pulls y- up."
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "start", "updates", "told"),
+    [
+        ("trl.exo_pair", "flat", 2000, "on its way to a target"),  # 48 nats of margin; the target is at log(999)/β = 69
+        ("sppo", "y+ leads", 1000, "has turned round"),
+        ("ipo", "flat", 2000, "has stopped"),
+        ("dpo", "peaked", 2000, "never ends"),
+    ],
+)
+def test_a_push_has_stopped_only_where_it_turns_round(
+    opened: Any, loss: str, start: str, updates: int, told: str
+) -> None:
+    page = opened("zoo", state=f"zoo.loss={loss}&zoo.start={start}&zoo.updates={updates}&zoo.guess=shown")
+    assert told in page.inner_text("#panel-zoo .finding")
 
 
 @pytest.mark.parametrize(
@@ -129,24 +232,61 @@ def test_the_finding_tells_the_margins_that_python_computes(
     step = min(rate / max(map(abs, first)), DATA[name]["largest"] or math.inf) / tokens
     world = {"logits": logits, "tokens": tokens, "step": step, "states": 21}
     margins = [zoo.run(name, parameters, {**world, "shared": shared}, [20])[0]["margin"] for shared in (True, False)]
+    marks = sorted({round(21.0 ** (i / 59.0)) - 1 for i in range(60)})
+    shared = zoo.run(name, parameters, {**world, "shared": True}, marks)
+    here, _, rest = finding.partition(". After ")
+    assert re.fullmatch(rf"{re.escape(DATA[name]['label'])} at a margin of 4\.0 nats: push \S+ on y\+, \S+ on y-", here)
+    _, _, rest = rest.partition(" nats. ")
+    ending, _, ways = rest.partition(" Shared: ")
+    assert ending == ended(name, parameters, shared, at)
+    went = [way(shared[-1][line] - shared[0][line]) for line in ("plus", "star")]
+    assert ways == f"y+ {went[0]}, y* (likeliest other) {went[1]}."
+    table = page.evaluate(TABLE)
+    assert table[0] == ["margin h (nats)", "on y+", "on y-"]
+    for h, *drawn in ([float(cell) for cell in line] for line in (table[1], table[41], table[121])):
+        wanted = zoo.push(name, parameters, {**at, "plus": ref + h / 2.0, "minus": ref - h / 2.0})
+        assert drawn == pytest.approx(wanted, abs=0.00051, rel=0.05)
     assert found[0] == 4.0
     assert found[1:3] == pytest.approx(margins, abs=0.0051 if max(margins) < 10.0 else 0.051)
-    pushes = [float(x) for x in re.findall(r"[+-]?\d+\.\d{3}(?= on)", finding)]
+    pushes = [float(x) for x in re.findall(r"[+-]?\d+\.\d{3}(?= on)", here)]
     assert pushes == pytest.approx(
         zoo.push(name, parameters, {**at, "plus": ref + 2.0, "minus": ref - 2.0}), abs=0.00051
     )
 
 
+def league(name: str) -> list[str]:
+    """A row of the table of all losses, after twenty updates from the start that is shown first."""
+    parameters = {p["name"]: p["value"] for p in DATA[name]["parameters"]}
+    if name == "cdpo":
+        parameters["epsilon"] = 0.2
+    flat = 10 * -math.log(6.0)
+    alike = dict.fromkeys(("plus", "minus", "refPlus", "refMinus"), flat) | {"nPlus": 10, "nMinus": 10}
+    step = min(0.2 / max(map(abs, zoo.push(name, parameters, alike))), DATA[name]["largest"] or math.inf) / 10
+    world = {"logits": [0.0, 0.0, 3.0, 0.0, 0.0, 0.0], "tokens": 10, "step": step, "shared": True, "states": 21}
+    rows = zoo.run(name, parameters, world, sorted({round(21.0 ** (i / 59.0)) - 1 for i in range(60)}))
+    numbers = [percent(left(rows)), f"{rows[-1]['margin']:.1f}"]
+    return [
+        DATA[name]["label"],
+        WORDS[zoo.fate(name)],
+        *(one.replace("-", "−") for one in numbers),
+        DATA[name]["claims"][0],
+    ]
+
+
 def test_another_loss_is_asked_anew_and_the_link_restores_all(opened: Any) -> None:
     page = opened(
-        "zoo", state="zoo.loss=cdpo&zoo.guess=target&zoo.guess.truth=target&zoo.beside=ipo&zoo.cdpo.epsilon=0.2"
+        "zoo",
+        state="zoo.loss=cdpo&zoo.guess=target&zoo.guess.truth=target&zoo.beside=ipo&zoo.cdpo.epsilon=0.2"
+        "&zoo.updates=20",
     )
     text = page.inner_text("#panel-zoo .finding")
     assert "right" in page.inner_text("#panel-zoo .told")
     page.wait_for_function("() => document.querySelectorAll('#panel-zoo svg .end').length > 5")
     assert "IPO" in page.locator("#panel-zoo svg >> nth=1").text_content()
     page.locator("#panel-zoo details.league summary").click()
-    assert page.locator("#panel-zoo .league tbody tr").count() == len(LOSSES)
+    page.wait_for_selector("#panel-zoo .league tbody tr")
+    rows = page.locator("#panel-zoo .league tbody tr").all_inner_texts()
+    assert [row.split("\t") for row in rows] == [league(name) for name in LOSSES]
     copied = page.evaluate("() => { toyldLab.store.set('zoo.margin', 0); return toyldLab.store.hash(); }")
     again = opened("zoo", state=copied.removeprefix("panel=zoo&"))
     assert again.inner_text("#panel-zoo .finding") == text

@@ -111,17 +111,26 @@ for z in models:
 print(f"ρ over its bound s²/2, in the models tried: {max(shares):.3f} at most")
 np.testing.assert_array_less(shares, 1.0)
 np.testing.assert_array_less(0.0, shares)
-widest = 2 * s  # the range of d is at most this
-bound = widest**2 / 8
-formula("ρ ≤ s²/2", bound, s**2 / 2)
+formula("ρ ≤ s²/2", rho, s**2 / 2)
+on_one = np.linspace(0, 1, 101)  # mass on one of two values
+spread = on_one * (1 - on_one)  # their variance over the square of the range
+says("A variance is at most a quarter of the square of the range", spread.max())
+says("between 0 and a quarter of the squared range", 0 * s, spread.max())
+says("between 0 and an eighth of the squared range", 0 * s, spread.max() / 2)
+widest = np.ptp(sm.residual(np.array([-20.0, 20.0]), 0))
+says("the range of d is at most twice s, and an eighth of its square is the bound", widest, spread.max() / 2)
+says("would take half of the mass on the label", on_one[spread.argmax()])
 np.testing.assert_equal(np.shape(z_worst), (2,))
 small = 0.1
-np.testing.assert_array_less(1 / 4, remainder(z_worst, 0, small) / (small**2 / 2))
+part = 1 / 4
+np.testing.assert_array_less(part, remainder(z_worst, 0, small) / (small**2 / 2))
+says("costs at least a quarter of the bound", part)
 says("by s = 0.1", small)
 q = np.linspace(0, 1, 10001)
 variance = (1 - q) * q**2 + q * q**2 - (q**2 - (1 - q) * q) ** 2  # of (−q, q) under (1 − q, q)
 formula("4q³(1 − q)", variance, 4 * q**3 * (1 - q))
 says("is largest at q = 3/4, where it is 27/64", q[variance.argmax()], variance.max())
+says("would guess once in four", 1 - q[variance.argmax()])
 hold("decomposition.remainder")
 
 # %% [markdown] tags=["solution"]

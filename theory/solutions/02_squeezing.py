@@ -98,7 +98,8 @@ for P in (0.4, 0.5, 0.6, 0.7, 0.9):
     x = np.linspace(1e-9, 1 - P - 1e-9, 2001)
     label = 1 - P - x
     fair = (x <= P) & (label <= P)
-    brute = (P**2 + x**2 + label**2 - label - x)[fair].min()
+    tried = (P**2 + x**2 + label**2 - label - x)[fair]
+    brute = tried.min()
     np.testing.assert_allclose(margin(P), brute, atol=1e-6)
 np.testing.assert_allclose(margin(peak), 0.0, atol=1e-12)
 rest = (1 - 0.99 * peak) / 2
@@ -111,6 +112,9 @@ for _ in range(300):
 print(f"every class but the top falls once it holds {peak:.4f}; the margin there is {margin(peak):.1e}")
 P = np.linspace(0.4, 1, 101)
 eps, margins = 1 - P, margin(P)
+says("both are half of ε", x[fair][tried.argmin()] / (x + label)[0])
+says("Put in ε: half of", (margins / (3 * P**2 - 1))[0])
+says("as long as they are below one half", P[(P - P**2).argmax()])
 twice = margins + margins
 formula("P² + ε²/2 − ε", margins, P**2 + eps**2 / 2 - eps)
 formula("3P² − 1", twice, 3 * P**2 - 1)

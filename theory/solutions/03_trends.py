@@ -54,6 +54,7 @@ slope = np.polynomial.Polynomial([0, -1, 3, -2]).deriv()(P)  # P(1 − P)(2P −
 formula("−6P² + 6P − 1", slope, -6 * P**2 + 6 * P - 1)
 formula("P = (3 + √3)/6", P[np.argmax(gain)], (3 + np.sqrt(3)) / 6, atol=2e-4)
 says("≈ .789", P[np.argmax(gain)])
+says("times what P is above one half", np.roots([-2, 3, -1]).min())
 says("zero at 1/2 and at 1", *np.sort(np.roots([-2, 3, -1])))  # of (1 − P)(2P − 1)
 np.testing.assert_allclose([mass_rate(1 / 2), mass_rate(1)], 0.0, atol=1e-15)
 hold("trends.peak-lifts-top-less")
@@ -111,6 +112,8 @@ even = np.full(5, 0.2)
 np.testing.assert_allclose(constant(even), 0.0, atol=1e-15)
 np.testing.assert_allclose([share(np.append((1 - x) * even, x), 5) for x in (1e-6, 0.3)], 0.2)  # a fifth each, always
 says("For q = (.7, .2, .1) it is .073", *q, constant(q))
+says("at a label of one in a million", rare)
+np.testing.assert_array_less(1e4, constant(q) / rare)  # tens of thousands
 formula("C = q*(q* − ‖q‖²)/(1 + ‖q‖²)", constant(q), q[0] * (q[0] - (q**2).sum()) / (1 + (q**2).sum()))
 rho, size, top = sm.squeezing_ratio(np.log(p), y, s=1e-6), np.linalg.norm(p), np.delete(p, y).max()
 formula(
@@ -183,8 +186,9 @@ np.testing.assert_array_less(slope(q_found, s_found), 0.0)
 falling = [log_factor(q_found, p_y, s_found) for p_y in (1e-6, 1e-5, 1e-4)]
 np.testing.assert_array_less(np.diff(falling), 0.0)  # the likelier the label, the less y* gains
 print(f"V = {len(q_found) + 1}, q* = {q_found.max():.3f}, s = {s_found:g}: slope {slope(q_found, s_found):+.3f}")
-says("A class at 0.1 among ninety at 0.01, and s = 20", q_found.max(), q_found.min(), s_found)
-says("there x is 1.8", s_found * (q_found.max() - q_found.min()))
+low, high = q_found.min(), q_found.max()
+says("A class at 0.1 among ninety at 0.01, and s = 20", high, (q_found < high).sum(), low, s_found)
+says("there x is 1.8", s_found * (high - low))
 hold("trends.vanishing-label")
 
 # %% [markdown] tags=["solution"]

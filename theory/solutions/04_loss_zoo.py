@@ -56,7 +56,9 @@ np.testing.assert_allclose([dpo.loss(settled)[0], push_share(one)], [one, share]
 tenth = np.append(np.zeros(9), 10 * one)  # nine pairs settled, all the loss in the tenth
 says("a loss of 0.05 for one pair", one)
 says("if 0.05 is the *mean* over many pairs", tenth.mean())
-says("At L = 0.05 that is 0.098", dpo.loss(settled)[0], share)
+says("At the start a is one half", np.exp(-dpo.loss(start)[0]))
+says("At L = 0.05 that is 0.098, a tenth", dpo.loss(settled)[0], share, share)
+says("Let nine pairs in ten be settled", (tenth == 0).mean())
 mean_share = push_share(tenth).mean()
 formula("2(1 − e^{−L})", pushes, 2 * (1 - np.exp(-losses)))
 says("the tenth has L = 0.5 and the mean is 0.05, the mean share is 0.079", tenth[-1], tenth.mean(), mean_share)
@@ -124,6 +126,7 @@ for p_y in tried:
 np.testing.assert_allclose(size(tried), own, rtol=1e-6)
 np.testing.assert_allclose(ascent_size(tried), ascent, rtol=1e-6)
 np.testing.assert_allclose(size(equal_at), ascent_size(equal_at))
+formula("c = −π_y/(1 − π_y)", unlikelihood_push(np.log(tried)), -tried / (1 - tried))
 formula("2π_y for unlikelihood", own, 2 * tried, rtol=1e-6)
 formula("2(1 − π_y) for gradient ascent", ascent, 2 * (1 - tried), rtol=1e-6)
 says("They agree at π_y = 1/2", tried[np.isclose(own, ascent)][0])

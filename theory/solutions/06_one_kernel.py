@@ -53,9 +53,10 @@ run = contexts.train(one, dpo, lr=8.0, steps=150, rejected="rejected", at=(0, 1,
 for updates, got in zip(run.steps, run.value("logp", "chosen")[:, 0, 0], strict=True):
     np.testing.assert_allclose(torn(updates, 8.0, 0.5), got, rtol=1e-10)
 hold("kernel.conflicting-labels")
-start, *_, end = (torn(updates, 8.0, 0.5) for updates in run.steps)
+start, first, *_, end = (torn(updates, 8.0, 0.5) for updates in run.steps)
 print(f"log π(a): {start:.2f} → {end:.2f} in {run.steps[-1]} updates")
 says("in 150 updates from −1.61 to −10.0", run.steps[-1], start, end)
+says("each at half the rate", np.arccosh((np.exp(-first) - 3) / 2) / (8.0 * 0.5 / 2))  # x is ηβ/2 at the full rate
 z = run.state.logits[0, 0]
 formula("3 + e^{−x} + e^{x}", np.exp(z).sum(), 3 + np.exp(-z[c]) + np.exp(z[c]))
 formula("−log(3 + 2 cosh x)", end, -np.log(3 + 2 * np.cosh(z[c])))

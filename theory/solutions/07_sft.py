@@ -93,6 +93,7 @@ print(f"log π(v) rises by {rise:.1f} nats, turns at π(y) = {np.exp(path[top, y
 q = np.array([0.5, 1.0])
 formula("π(y) = π(y)² + (1 − π(y))²", q, q**2 + (1 - q) ** 2)
 says("by 2.2 nats", rise)
+says("with the roots one half and one", q[0])
 
 # %% [markdown] tags=["solution"]
 # **Solution.** Let the model be sure of a third token at first. SFT takes from that token, which is likely, and gives

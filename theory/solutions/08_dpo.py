@@ -39,10 +39,14 @@ for _ in range(3):
     np.testing.assert_allclose(win_rate(*right.mean(1)), judged.mean(), atol=1e-12)
 np.testing.assert_array_less(after, before)
 rise = win_rate(*after) - win_rate(*before)
-np.testing.assert_array_less(0.2 - 1e-9, rise)
+least = 0.2
+np.testing.assert_array_less(least - 1e-9, rise)
+says("rises by at least a fifth", least)
 print(f"right: {before} → {after}, win rate {win_rate(*before):.2f} → {win_rate(*after):.2f}")
 x, y = np.array([[0, 0, 1, 1], [0, 1, 0, 1]])
 np.testing.assert_array_equal((x > y) + 0.5 * (x == y), 0.5 + 0.5 * (x - y))
+gained = win_rate(x, y) - win_rate(0 * x, 0 * y)
+says("is one half and half the *difference*", win_rate(0 * x, 0 * y)[0], gained.max())
 
 # %% [markdown] tags=["solution"]
 # **Solution.** With x and y 1 for a right answer and 0 for a wrong one, 1[x > y] + ½·1[x = y] = ½ + ½(x − y) in all
@@ -93,6 +97,8 @@ print(f"{longer:.1f} times as many as the first push would have taken")
 says("a margin of 25 nats take at β = .1", goal, beta)
 says("For 25 nats at β = .1 it takes 2.7 times", goal, beta, longer)
 r = 2.0 * s * beta
+says("an update adds twice s₀β", margins[1] / (s * beta * (1.0 - 0.5)))  # a is 1/2 at first
+says("With r for twice s₀β", r / (s * beta))
 formula("((e^{βm} − 1)/β + m)/r", updates(m, s, beta), ((np.exp(beta * m) - 1) / beta + m) / r)
 hold("residual.dpo-never-stops")
 
@@ -156,6 +162,7 @@ np.testing.assert_allclose(p.sum(), 1.0)
 lowered = 2.2
 np.testing.assert_array_less(moved(p, lowered, 0.1)[0], 0.0)
 says("a k of 2.2 does", lowered)
+says("with one half as the other end", 1.0 / safe)
 anything = rng.dirichlet(np.full(4, 0.2), size=2000) + 1e-9
 anything /= anything.sum(1, keepdims=True)
 np.testing.assert_array_less(0.0, [winner(q, 0, 1, safe - 1e-9) for q in anything])

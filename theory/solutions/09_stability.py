@@ -97,8 +97,8 @@ wanted = 0.9
 at = next(r for r in np.arange(0.0, 2.0, 1e-4) if spearman(r) <= wanted)
 print(f"rank correlation {wanted}: r = {at:.2f}, {same_order(at):.1%} of the pairs keep their order")
 says("correlation is .9", wanted)
-says("at r = .46", at)
-says("86 % of the pairs", same_order(at))
+says("at r = .46, nearly half of the spread", at, at)
+says("86 % of the pairs keep their order, one in seven changes it", same_order(at), 1 - same_order(at))
 
 # %% [markdown] tags=["solution"]
 # **Solution.** With σ = 1, Cov(a, a + rb) = 1 and Var(a + rb) = 1 + r², so ρ = 1/√(1 + r²). The difference of two

@@ -45,6 +45,9 @@ for right, wrong in ((1, 8), (4, 4), (7, 1), (0, 8)):
         np.testing.assert_allclose(up, given[given > 0].sum(), rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(down, -given[given < 0].sum(), rtol=1e-12, atol=1e-12)
         print(f"{right} right, {wrong} wrong, {kind:6s}: +{up:.2f} and −{down:.2f}")
+up, down = weights(1, 8, "signed")
+says("where one answer in nine is right", up / (up + down))
+says("have eight times the weight where one in nine is right", down / up, up / (up + down))
 
 # %% [markdown] tags=["solution"]
 # **Solution.** Signed: one for each answer, so the wrong ones have eight times the weight where one in nine is right,
@@ -181,6 +184,8 @@ formula("by 2sp with", rises, 2 * s * p)
 formula("variance 4s²p(1 − p)", variance, 4 * s**2 * p * (1 - p))
 entropies = [sm.entropy(np.stack([d + k * h, 0.0 * d], axis=1)) for k in (-1, 0, 1)]
 second = np.diff(entropies, n=2, axis=0)[0] / h**2
+drifts = np.array([drift(np.array([one / 2.0, -one / 2.0]), s) for one in d])
+says("The drift is half of H''(d) times that", np.median(drifts / (second * variance)))
 formula("H''(d) = −p(1 − p)(1 − d tanh(d/2))", second, -p * (1 - p) * (1 - d * np.tanh(d / 2)), atol=1e-6)
 
 # %% [markdown] tags=["solution"]

@@ -51,6 +51,8 @@ for cause in ("not-learning", "rejection", "healthy", "sft-normal", "squeezing",
         told.append(name(chosen, argmax, rejected, still=0.3))
     print(f"{cause:13s} chosen {chosen:+6.2f}, argmax {argmax:+6.2f}, rejected {rejected:+6.2f} (the last) → {told}")
     np.testing.assert_array_equal(told, [cause] * 5)
+down = next(share for share in np.arange(0.0, 1.0, 0.01) if name(-10.0, -10.0 * share, 0.0, still=0.3) == "divergence")
+says("by less than a quarter of what chosen falls", down)
 
 # %% [markdown] tags=["solution"]
 # **Solution.** Squeezing is the conjunction: the argmax rises, and by more than chosen does, whatever chosen does. Next

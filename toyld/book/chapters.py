@@ -251,7 +251,7 @@ def _told(error: BaseException, name: str, /) -> str:
     mine = [i for i, frame in enumerate(frames.stack) if frame.filename == name]
     frames.stack[:] = frames.stack[mine[0] :] if mine else []
     text = "".join(frames.format())
-    return re.sub(r'File "[^"]*?/((?:[\w.-]+/)?[\w.-]+\.py)"', r'File "\1"', text).rstrip()
+    return re.sub(r'File "[^"]*?[/\\]((?:[\w.-]+[/\\])?[\w.-]+\.py)"', r'File "\1"', text).rstrip()
 
 
 def run(chapter: Chapter, folder: Path, /) -> list[Shown]:

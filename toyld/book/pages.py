@@ -13,7 +13,7 @@ from toyld.book.exercises import Exercise, Sheet
 from toyld.book.marks import Marks
 from toyld.book.render import Renderer
 
-__all__ = ["Frame", "Solved", "chapter_page", "contents", "exercises_page", "file_of"]
+__all__ = ["Frame", "Solved", "chapter_page", "contents", "exercises_page", "failed_page", "file_of"]
 
 
 def file_of(chapter: Chapter, /) -> str:
@@ -97,9 +97,9 @@ def _lines(cell: Cell) -> str:
     return f"line {cell.line}" if count == 1 else f"lines {cell.line} to {cell.line + count - 1}"
 
 
-def _failed(text: str) -> str:
+def _failed(text: str, what: str = "This code failed.") -> str:
     told = f'<pre tabindex="0">{html.escape(text)}</pre>'
-    return f'<div class="failed" role="note"><strong>This code failed.</strong>{told}</div>'
+    return f'<div class="failed" role="note"><strong>{what}</strong>{told}</div>'
 
 
 def _box(rendered: str) -> str:
@@ -131,14 +131,14 @@ def _aside(headings: Sequence[tuple[int, str, str]], marks: Marks) -> str:
 
 
 def chapter_page(frame: Frame, renderer: Renderer, chapter: Chapter, shown: Sequence[Shown], exercises: int, /) -> str:
-    """A chapter as a page; `exercises`: how many it has."""
+    """A chapter as a page; `exercises`: how many it has, negative if they could not be read."""
     marks = Marks(chapter.path)
     headings: list[tuple[int, str, str]] = []
     parts = [_cell(renderer, marks, c, s, headings) for c, s in zip(chapter.cells, shown, strict=True)]
-    held = len(marks.titles)
+    held, count = len(marks.titles), exercises if exercises > 0 else "its"
     facts = [
         f"{chapter.minutes} minutes",
-        f'<a href="{chapter.stem}_exercises.html">{exercises} exercises</a>' if exercises else "",
+        f'<a href="{chapter.stem}_exercises.html">{count} exercises</a>' if exercises else "",
         f'<a href="{chapter.path.name}" download>the script</a>',
         f"{held} numbers in the text, held to the code" if held else "",
     ]
@@ -147,6 +147,13 @@ def chapter_page(frame: Frame, renderer: Renderer, chapter: Chapter, shown: Sequ
     body = body.replace("</h1>", f"</h1>\n{facts_}", 1)
     body = f'<article class="chapter">{body}</article>\n{frame.neighbours(chapter)}'
     return frame.page(f"{chapter.number}. {chapter.title}", body, chapter.stem, _aside(headings, marks))
+
+
+def failed_page(frame: Frame, chapter: Chapter, title: str, told: str, /) -> str:
+    """The page of a chapter, or of its exercises, that could not be rendered: why."""
+    failed = _failed(told, "This page could not be made.")
+    body = f'<article class="chapter"><h1>{html.escape(title)}</h1>{failed}</article>'
+    return frame.page(title, f"{body}\n{frame.neighbours(chapter)}", chapter.stem)
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,24 @@ import numpy as np
 
 from toyld.book.chapters import BOX, Chapter, box
 from toyld.book.prose import calls, numbers
-from toyld.book.says import numerals
+from toyld.book.says import another, compared, numerals
 from toyld.claims import Claim, RunClaim
 
 __all__ = ["copied", "fits", "misplaced", "moved", "placed", "watch", "wrong"]
 
 _DIGIT = re.compile(r"\d")
+_TURNED = str.maketrans("<>≤≥", "><≥≤")
 # What holds as the step → 0, or with a remainder that the statement gives.
 _LIMIT = re.compile(r"first[- ]order|→|O\(|[sη]²|\bsmall|remainder|limit", re.I)
 _ID = re.compile(r"[\"`]([a-z]+\.[a-z0-9-]+)[\"`]")
 
 
 def _others(number: str, /) -> Iterator[str]:
-    """A printed number with its first or its last digit another one; never one that is 0 or 1 then."""
+    """A printed number with its first or its last digit, or its last word, another one; never one that is 0 or 1."""
     digits = list(_DIGIT.finditer(number))
+    if not digits:
+        yield another(number)
+        return
     for place in sorted({digits[0].start(), digits[-1].start()}):
         for step in (1, 3):
             changed = number[:place] + str((int(number[place]) + step) % 10) + number[place + 1 :]
@@ -64,10 +68,9 @@ def _wrongly_printed(real: Any, phrase: str, values: Sequence[Any], /) -> list[s
 def _wrongly_written(real: Any, phrase: str, frame: Any, /) -> list[str]:
     """The constants in the sides of a formula that could be others: each plus one, evaluated where the call stands.
 
-    Not of an inequality: a bound may be true with other constants, too, and is a claim's business.
+    Not of an inequality: a bound may be true with other constants, too, and is a claim's business. There the signs
+    are turned.
     """
-    if re.search("[<>≤≥]", phrase):
-        return []
     source = "".join(linecache.getlines(frame.f_code.co_filename))
     (call,) = [
         node
@@ -80,6 +83,13 @@ def _wrongly_written(real: Any, phrase: str, frame: Any, /) -> list[str]:
     ]
     names = {**frame.f_globals, **frame.f_locals}
     options = {k.arg: eval(ast.unparse(k.value), dict(names)) for k in call.keywords if k.arg}
+    if compared(phrase, len(call.args) - 1):
+        sides = [eval(ast.unparse(side), dict(names)) for side in call.args[1:]]
+        try:
+            real(phrase.translate(_TURNED), *sides, **options)
+        except AssertionError:
+            return []
+        return [f"“{phrase}”: its signs could be turned"]
     passed = []
     for which, constant in enumerate(numbers(call)):
         kept = constant.value
@@ -123,7 +133,7 @@ def copied(path: Path, /) -> list[str]:
     A copy is a value without a name in it, or one whose names are assigned from constants and used nowhere else. What
     others report can only be typed in: under a name that starts with REPORTED.
     """
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     held = [call for _, _, call in calls(path)]
     inside = {(node.lineno, node.col_offset) for call in held for node in ast.walk(call) if isinstance(node, ast.Name)}
     names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]

@@ -43,7 +43,7 @@ def prose(path: Path, /) -> str:
 
 def calls(path: Path, /) -> Iterator[tuple[str, str, ast.Call]]:
     """Every `says(…)` and `formula(…)` of a chapter: the function's name, its phrase, the call."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("says", "formula"):
             text = node.args[0]
             if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
@@ -85,8 +85,25 @@ def written(text: str, /) -> list[float]:
     return [float(x) for x in re.findall(r"(?<![A-Za-z_.\d])(?:\d+(?:\.\d+)?|\.\d+)", plain)]
 
 
+# 0 and 1 count where a display formula compares with them: G ≥ 0, 0 ≤ ρ.
+_COMPARED = re.compile(r"(?<=[<>≤≥])\s?[−-]?[01](?![\w.,/·])|(?<![\w.])[01](?=\s?[<>≤≥])")
+_EDGE = "\u2003"  # white space of its own stands around a display formula, which lines indented by four spaces are
+
+
 def _spaced(text: str, /) -> str:
     return re.sub(r"\s+", " ", text)
+
+
+def _lined(text: str, /) -> str:
+    """A text in one line, with `_EDGE` for the space before and after each display formula."""
+    blocks = re.split(r"((?:^    .*(?:\n|$))+)", text, flags=re.M)
+    return "".join(f"{_EDGE}{_spaced(b).strip()}{_EDGE}" if n % 2 else _spaced(b) for n, b in enumerate(blocks))
+
+
+def _compared(text: str, /) -> set[int]:
+    """Where the 0s and 1s stand that display formulas compare with."""
+    shown = [(m.start(1), m[1]) for m in re.finditer(f"{_EDGE}([^{_EDGE}]*){_EDGE}", text)]
+    return {start + m.end() - 1 for start, formula in shown for m in _COMPARED.finditer(formula)}
 
 
 def unnamed(text: str, /) -> str:
@@ -101,7 +118,7 @@ class Text:
     """
 
     def __init__(self, path: Path, /) -> None:
-        self.text = _spaced(prose(path))
+        self.text = _lined(prose(path))
         self.calls = [(function, phrase, call.lineno, constants(call)) for function, phrase, call in calls(path)]
 
     def excused(self, text: str | None = None, /) -> list[tuple[int, int]]:
@@ -119,17 +136,19 @@ class Text:
         faults = []
         for function, phrase, line, sides in self.calls:
             wanted = _spaced(phrase)
-            places = [m.start() for m in re.finditer(r"(?<![\w.])" + re.escape(wanted) + r"(?![\w]|\.\d)", text)]
+            spaced = re.escape(wanted).replace(r"\ ", rf"[ {_EDGE}]+")
+            places = [m.span() for m in re.finditer(rf"(?<![\w.]){spaced}(?![\w]|\.\d)", text)]
             if len(wanted) < 4 or not places:
                 faults.append(f"line {line}: {function} has a phrase that the prose does not: “{phrase}”")
             if function == "formula" and sides != written(phrase):
                 faults.append(f"line {line}: “{phrase}” has {written(phrase)}, its sides {sides}")
-            for start in places:
-                blank(start, start + len(wanted))
+            for place in places:
+                blank(*place)
         for span in self.excused(text):
             blank(*span)
+        compared = _compared(text)
         for number in numerals("".join(free)):
-            if number.text.lstrip("+−-") not in ("0", "1"):
+            if number.text.lstrip("+−-") not in ("0", "1") or number.stop - 1 in compared:
                 near = text[max(0, number.start - 40) : number.stop + 30]
                 faults.append(f"nothing holds {number.text} in “…{near}…”")
         return faults
@@ -138,7 +157,9 @@ class Text:
 def unheld(path: Path, /) -> list[str]:
     """What is wrong with the numbers of a chapter's prose, a line each; empty if all of them are held by code.
 
-    Held is a number that stands in the phrase of a `says` or a `formula`. Excused are 0 and 1, numbers that name
-    (§3.1, chapter 4, T7, GPT-2, inline code), and those written as words or as exponents.
+    Held is a number that stands in the phrase of a `says` or a `formula`. Numbers are those in digits and those words
+    that measure (one in nine, a third, twice as, six million: see `numerals`). Excused are 0 and 1, but not where a
+    display formula compares with them (G ≥ 0), numbers that name (§3.1, chapter 4, T7, GPT-2, inline code), and those
+    written as exponents.
     """
     return Text(path).faults()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toyld.book.maths import display, inline
+from toyld.checked import BadInput
 from toyld.claims import CHAPTERS, Claim
 
 __all__ = ["Renderer", "code", "printed", "slug"]
@@ -71,7 +72,11 @@ class Renderer:
         return href
 
     def markdown(self, text: str, /, level: int = 0) -> str:
-        """Markdown as HTML, its headings `level` deeper."""
+        """Markdown as HTML, its headings `level` deeper.
+
+        Raises:
+            BadInput: emphasis by underscores, as which an index was read.
+        """
         from markdown_it import MarkdownIt
 
         md = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -144,7 +149,7 @@ class Renderer:
         marked = [t.markup for one in tokens for t in one.children or () if t.type == "em_open"]
         if "_" in marked:  # an index would be lost
             msg = f"expected emphasis by asterisks, got underscores in {text[:60]!r}…: put the formula in backticks"
-            raise ValueError(msg)
+            raise BadInput(msg)
         return str(md.renderer.render(tokens, md.options, {}))
 
     def code(self, source: str, /) -> str:

@@ -33,10 +33,62 @@ def rung(tags: list[str], /) -> str:
     return next((name for tag, name in RUNGS.items() if tag in tags), "toy")
 
 
+# What the page shows of a SLUG.json; None is what is not there.
+_SHAPE: dict[str, Any] = {
+    **dict.fromkeys(("title", "caption", "command", "alt", "check", "csv_sha256"), str),
+    **dict.fromkeys(("paper", "differs", "size", "commit"), str | None),
+    "columns": [str],
+    "tags": [str],
+    "inputs_sha256": {str: str},
+    "pictures_sha256": {str: str},
+    "versions": {str: str | None},
+    "claims": [{"id": str, "statement": str, "expect": str}],
+    "rows": int,
+    "dirty": bool | None,
+    "aspect": int | float | None,
+}
+# Of those that earlier versions did not write.
+_EARLIER: dict[str, Any] = {"columns": [], "tags": [], "differs": None, "alt": None, "dpi": None}
+TALLEST = 100  # height of a picture by its width
+_KINDS = ("svg", "png", "pdf")
+
+
+def _is(value: Any, shape: Any) -> bool:
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_is(one, shape[0]) for one in value)
+    if isinstance(shape, dict) and str in shape:
+        return isinstance(value, dict) and all(_is(one, shape[str]) for one in value.values())
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(_is(value.get(name), one) for name, one in shape.items())
+    return isinstance(value, shape)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A provenance in the form that the page shows.
+
+    Raises:
+        FigureError: there is none, or another hand has changed it to another form.
+    """
+    about = _made.read(path)
+    about = _EARLIER | {"alt": about.get("title")} | about
+    for name in ("versions", "inputs_sha256", "pictures_sha256"):
+        about.setdefault(name, {})
+    about.setdefault("check", "not checked")
+    fits = _is(about, _SHAPE) and 0 < (1 if about.get("aspect") is None else about["aspect"]) < TALLEST
+    try:
+        _made.text(about)
+    except UnicodeEncodeError:  # half of a character
+        fits = False
+    if not fits:
+        msg = f"{path.name}: expected what this version or an earlier one writes, got another form; draw it anew"
+        raise FigureError(msg)
+    return about
+
+
 def _pictures(about: dict[str, Any], out: Path) -> dict[str, str]:
     """Format -> file, of the pictures that belong to this provenance (an older one beside them does not)."""
-    known = about.get("pictures_sha256")
-    files = {kind: f"{about['slug']}.{kind}" for kind in (known or ("svg", "png", "pdf"))}
+    known = about["pictures_sha256"]
+    files = {kind: f"{about['slug']}.{kind}" for kind in (known or _KINDS) if kind in _KINDS}
     there = {kind: name for kind, name in files.items() if (out / name).is_file()}
     return {kind: name for kind, name in there.items() if not known or _made.sha256(out / name) == known[kind]}
 
@@ -46,7 +98,7 @@ def entries(out: Path, /) -> list[dict[str, Any]]:
     found = []
     for slug in every():
         try:
-            about = _made.read(out / f"{slug}.json")
+            about = _read(out / f"{slug}.json")
         except FigureError:
             continue
         csv = out / f"{slug}.csv"
@@ -54,7 +106,7 @@ def entries(out: Path, /) -> list[dict[str, Any]]:
         if not pictures or not csv.is_file() or _made.sha256(csv) != about.get("csv_sha256"):
             continue
         columns = csv.read_text(encoding="utf-8").partition("\n")[0].split(",")
-        about = {"columns": columns, "tags": [], "differs": None, "alt": about["title"], "dpi": None} | about
+        about["columns"] = about["columns"] or columns
         found.append(about | {"rung": rung(about["tags"]), "files": {"csv": csv.name, **pictures}})
     order = [*_page.LADDER]
     return sorted(found, key=lambda about: (order.index(about["rung"]), about["slug"] != OVERVIEW, about["slug"]))

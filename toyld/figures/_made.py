@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 from toyld.checkout import checkout
 from toyld.figures._registry import Figure, FigureError
+from toyld.files import sweep as _sweep
 
 __all__ = ["date", "is_made", "made_by", "provenance", "read", "sha256", "sweep", "text"]
 
@@ -126,21 +126,5 @@ def is_made(slug: str, out: Path, /, *, formats: Iterable[str], **same: Any) -> 
 
 
 def sweep(slugs: Iterable[str], out: Path, /) -> None:
-    """Remove what a killed run left half-written (`.NAME.PID.part`), unless that process is still at it."""
-    mine = set(slugs) | {"index", "manifest"}
-    for path in out.glob(".*.part"):
-        found = re.fullmatch(r"\.([^.]+)\.\w+\.(\d+)\.part", path.name)
-        if found and found[1] in mine and not _runs(int(found[2])):
-            path.unlink(missing_ok=True)
-
-
-def _runs(pid: int) -> bool:
-    if os.name != "posix":
-        return True  # elsewhere asking could end it
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return pid != os.getpid()
+    """Remove what a killed run left half-written of these figures and of the gallery."""
+    _sweep([*slugs, "index", "manifest"], out)

@@ -47,10 +47,11 @@ def _claims(claims: Iterable[Mapping[str, Any]]) -> str:
 
 def _picture(about: Mapping[str, Any]) -> str:
     kinds = [kind for kind in _SHOWN if kind in about["files"]]
-    links = " · ".join(f'<a href="{name}">{kind.upper()}</a>' for kind, name in about["files"].items() if kind != "csv")
+    files = {kind: escape(name) for kind, name in about["files"].items()}
+    links = " · ".join(f'<a href="{name}">{escape(kind.upper())}</a>' for kind, name in files.items() if kind != "csv")
     if not kinds:
         return f"<p>{links}</p>"
-    name = about["files"][kinds[0]]
+    name = files[kinds[0]]
     image = f'<img src="{name}" alt="{escape(about["alt"])}" width=1100 height={_height(about)} loading=lazy>'
     return f'<a class=picture href="{name}">{image}</a><p class=formats>Picture: {links}</p>'
 
@@ -71,7 +72,7 @@ def _made(about: Mapping[str, Any]) -> str:
             ("Seed", escape("none" if about.get("seed") is None else str(about["seed"]))),
             ("Check", _code(about.get("check", "not checked"))),
             ("Reads", escape(", ".join(inputs))),
-            ("Commit", f"<code>{commit[:12]}</code>{clean}" if commit else "not known"),
+            ("Commit", f"<code>{escape(commit[:12])}</code>{clean}" if commit else "not known"),
             ("Versions", escape(versions)),
         )
     )

@@ -143,7 +143,7 @@ def _kept(figure: Figure, how: _How, digests: Mapping[str, str]) -> tuple[str, s
         return None
     if not how.check:
         return "kept", None
-    verdict, why = _checked(figure, read_table((how.out / f"{figure.slug}.csv").read_text()), how)
+    verdict, why = _checked(figure, read_table((how.out / f"{figure.slug}.csv").read_text(encoding="utf-8")), how)
     if about["check"] != _said(verdict, why):
         write_whole(how.out / f"{figure.slug}.json", _made.text({**about, "check": _said(verdict, why)}))
     return f"kept, {verdict}", why

@@ -11,7 +11,12 @@
   };
   // A link to a figure that the filter hides shows all again.
   const jump = () => {
-    const id = decodeURIComponent(location.hash.slice(1));
+    let id = location.hash.slice(1);
+    try {
+      id = decodeURIComponent(id);
+    } catch {
+      // An address with a lone % names no figure.
+    }
     const target = id && document.getElementById(id);
     if (target && target.hidden) {
       field.querySelector("[value=all]").checked = true;

@@ -31,14 +31,14 @@ __all__ = ["FOURS", "OPTIONS", "RUNS", "Quizzed", "answer", "data", "entry", "wr
 SEED = 0  # of everything that is made here: the first, not the fairest
 OPTIONS = ("squeezing", "displacement", "healthy", "rejection", "sft-normal", "divergence", "cannot-tell")
 LINES = ("chosen", "rejected", "argmax", "gap")
-# Along the contexts of the chosen answer: where its mass went, or came from.
+# Along the contexts of the chosen answer: where its mass went, or came from, as far as the curves show it.
 WHERE = {
-    "squeezing": "The mass went to what the model already found likeliest.",
-    "displacement": "The mass went neither to the answer nor to the likeliest tokens, but to others between them.",
-    "divergence": "The mass spread over tokens that were unlikely before.",
-    "healthy": "The mass came to the answer, and left the rejected one in contexts of its own.",
-    "sft-normal": "The mass came to the answer.",
-    "rejection": "It hardly moved there; what left the rejected answer went elsewhere.",
+    "squeezing": "Mass came to what the model already found likeliest.",
+    "displacement": "Mass left the chosen answer, and none of it came to the likeliest tokens.",
+    "divergence": "Mass left the chosen answer and the likeliest tokens alike: it went to others.",
+    "healthy": "Mass came to the chosen answer, and left the rejected one.",
+    "sft-normal": "Mass came to the chosen answer.",
+    "rejection": "Mass left the rejected answer; along the chosen one less moved than counts as a move.",
     "cannot-tell": "Whether the mass went to the likeliest tokens or to others is not known: both look like this.",
 }
 

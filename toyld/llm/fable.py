@@ -1,8 +1,10 @@
 """A made-up language in English words: what animals buy, mend or hide, asked and answered; every probability is known.
 
-It is `toyld.tiny.language` spoken: a prompt is "What does the fox hide?", its fact two or three kinds of things, an
-answer " often coins, maybe bread." whose link words follow a chain, and each thing has two words, one more usual in
-either style. The source tells the fact with probability κ and what is popular with that verb otherwise, thing by thing.
+It is `toyld.tiny.language` spoken: a prompt is "What does the fox hide?", its fact three kinds of things, an answer
+" often coins, maybe bread." tells two or three of them. Link words follow a chain, and each thing has two words, one
+more usual in either style. The source tells the fact with probability κ and what is popular with that verb otherwise,
+thing by thing. Unlike there, an animal has the same things with every verb: a small model learns forty facts fast,
+not 320.
 """
 
 from __future__ import annotations
@@ -18,64 +20,15 @@ from toyld.tiny.language import Language, Sizes, draw
 __all__ = ["Fable", "fable"]
 
 Ints = NDArray[np.int64]
-ANIMALS = [
-    "ant",
-    "badger",
-    "bat",
-    "bear",
-    "beaver",
-    "camel",
-    "cat",
-    "cow",
-    "crab",
-    "crane",
-    "crow",
-    "deer",
-    "dog",
-    "dove",
-    "duck",
-    "eagle",
-    "fox",
-    "frog",
-    "goose",
-    "hare",
-    "hawk",
-    "hen",
-    "horse",
-    "lark",
-    "lion",
-    "lynx",
-    "mole",
-    "mouse",
-    "otter",
-    "owl",
-    "pig",
-    "raven",
-    "seal",
-    "sheep",
-    "snail",
-    "spider",
-    "swan",
-    "toad",
-    "wolf",
-    "wren",
-]
-VERBS = ["buy", "carry", "hide", "make", "mend", "paint", "sell", "want"]
-LINKS = ["always", "also", "even", "maybe", "mostly", "often"]
-THINGS = [
-    "blades/knives",
-    "books/scrolls",
-    "boots/shoes",
-    "bread/rolls",
-    "candles/lamps",
-    "carts/wagons",
-    "chairs/stools",
-    "clothes/coats",
-    "coins/pennies",
-    "flowers/roses",
-    "fruit/apples",
-    "jars/pots",
-]
+_WORDS = {
+    "animals": """ant badger bat bear beaver camel cat cow crab crane crow deer dog dove duck eagle fox frog goose hare
+        hawk hen horse lark lion lynx mole mouse otter owl pig raven seal sheep snail spider swan toad wolf wren""",
+    "verbs": "buy carry hide make mend paint sell want",
+    "links": "always also even maybe mostly often",
+    "things": """blades/knives books/scrolls boots/shoes bread/rolls candles/lamps carts/wagons chairs/stools
+        clothes/coats coins/pennies flowers/roses fruit/apples jars/pots""",
+}
+ANIMALS, VERBS, LINKS, THINGS = (tuple(words.split()) for words in _WORDS.values())
 SPOKEN, OWNED = 71, 72  # streams of random numbers
 
 

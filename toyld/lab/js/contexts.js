@@ -25,7 +25,11 @@ const contexts = (() => {
 
   /** One update of the logits of all contexts: Z − η S R. */
   const update = (z, gram, r, lr) =>
-    z.map((row, o) => row.map((x, v) => x - lr * sum(gram[o].map((near, u) => near * r[u][v]))));
+    z.map((row, o) => {
+      const next = [...row];
+      gram[o].forEach((near, u) => r[u].forEach((g, v) => (next[v] -= lr * near * g)));
+      return next;
+    });
 
   /** A run: log-probability of every pair's answers and the argmax along y+, after 0, 1, … updates; all policies. */
   const train = ({ logits, gram, pairs, beta, lr, steps }) => {

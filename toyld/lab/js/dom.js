@@ -38,6 +38,7 @@ const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const raised = (n) => [...String(n)].map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(sign)] ?? "⁻").join("");
 
 /** A number for people: a true minus sign, and a power of ten where the given decimals would show nothing. */
+const TEN = 10;
 const fmt = (x, digits = 2) => {
   if (Number.isNaN(x)) return "not known";
   const sign = x < 0 ? "−" : "";
@@ -45,10 +46,13 @@ const fmt = (x, digits = 2) => {
   if (size === Infinity) return `${sign}∞`;
   if (size > 0 && size < 0.5 * 10 ** -digits) {
     const power = Math.floor(Math.log10(size));
-    return `${sign}${(size / 10 ** power).toFixed(1)}·${10}${raised(power)}`;
+    return `${sign}${(size / TEN ** power).toFixed(1)}·${TEN}${raised(power)}`;
   }
   return size >= 1e5 ? `${sign}${size.toPrecision(3)}` : `${sign}${size.toFixed(digits)}`;
 };
+
+/** Two digits that count, as the sliders of log scales give them. */
+const brief = (x) => fmt(x, clamp(1 - Math.floor(Math.log10(x)), 0, 4));
 
 /** A change, always with its sign. */
 const signed = (x, digits = 2) => (x > 0 ? `+${fmt(x, digits)}` : fmt(x, digits));

@@ -18,8 +18,8 @@ const dragLogits = (parent, { range, logits, label, move, choose }) => {
   const place = (event) => {
     const box = at.svg.getBoundingClientRect();
     return {
-      i: clamp(Math.floor((event.clientX - box.left - at.left) / slot()), 0, drawn.length - 1),
-      value: ((at.bottom - (event.clientY - box.top)) / (at.bottom - at.top)) * 2 * range - range,
+      i: clamp(Math.floor(((event.clientX - box.left) / at.unit - at.left) / slot()), 0, drawn.length - 1),
+      value: ((at.bottom - (event.clientY - box.top) / at.unit) / (at.bottom - at.top)) * 2 * range - range,
     };
   };
 

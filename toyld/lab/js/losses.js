@@ -86,10 +86,17 @@ const losses = (() => {
     return below(far) < 0 ? "fades" : "threshold";
   };
 
-  const logSoftmax = (z) => {
+  // What a softmax is made of: weights of which the largest is one, their sum, and what to take off a logit.
+  const soft = (z) => {
     const top = Math.max(...z);
-    const rest = Math.log(z.reduce((sum, x) => sum + Math.exp(x - top), 0));
-    return z.map((x) => x - top - rest);
+    const weights = z.map((x) => Math.exp(x - top));
+    const all = weights.reduce((sum, w) => sum + w);
+    const rest = Math.log(all);
+    return { weights, all, log: (i) => z[i] - top - rest };
+  };
+  const logSoftmax = (z) => {
+    const { log } = soft(z);
+    return z.map((_, i) => log(i));
   };
 
   // Updates of one pair: y+ is class zero and y− class one of the logits, `tokens` of either, each place alike. Shared:
@@ -102,18 +109,23 @@ const losses = (() => {
     const star = first.indexOf(Math.max(...first.slice(MINUS + 1)), MINUS + 1);
     let [above, below] = [logits, logits];
     const rows = [];
+    const marked = new Set(marks);
     const look = (update) => {
-      const a = logSoftmax(above);
-      const b = shared ? a : logSoftmax(below);
-      const at = { plus: tokens * a[PLUS], minus: tokens * b[MINUS], refPlus: tokens * first[PLUS],
+      const a = soft(above);
+      const b = shared ? a : soft(below);
+      const at = { plus: tokens * a.log(PLUS), minus: tokens * b.log(MINUS), refPlus: tokens * first[PLUS],
         refMinus: tokens * first[MINUS], nPlus: tokens, nMinus: tokens };
       const pushes = push(name, parameters, at);
-      if (marks.includes(update)) {
-        rows.push({ update, plus: at.plus, minus: at.minus, star: tokens * b[star], push: pushes,
+      if (marked.has(update)) {
+        rows.push({ update, plus: at.plus, minus: at.minus, star: tokens * b.log(star), push: pushes,
           margin: numbers(at).margin });
       }
-      const moves = (logp, sides, i) => sides.map((y) => pushes[y] * (Number(i === y) - Math.exp(logp[i])));
-      const move = (z, logp, sides) => z.map((x, i) => x + step * moves(logp, sides, i).reduce((a, b) => a + b));
+      const move = (z, { weights, all }, sides) => {
+        const pull = (step * sides.reduce((total, y) => total + pushes[y], 0)) / all;
+        const next = z.map((x, i) => x - pull * weights[i]);
+        sides.forEach((y) => (next[y] += step * pushes[y]));
+        return next;
+      };
       above = move(above, a, shared ? [PLUS, MINUS] : [PLUS]);
       below = shared ? above : move(below, b, [MINUS]);
     };

@@ -15,7 +15,8 @@ panels.push({
       alike: { fallback: 0.9, min: 0, max: 0.99, step: 0.01 },
       common: { fallback: 0, min: 0, max: 10, step: 0.1 },
       plus: { fallback: 0.3, min: 0.01, max: 0.95, step: 0.01 },
-      minus: { fallback: 0.02, min: 0.01, max: 0.95, step: 0.01 },
+      // What y+ leaves, less something for the others: in one softmax the two share what there is.
+      minus: { fallback: 0.02, min: 0.01, max: () => Number((0.99 - value("plus")).toFixed(2)), step: 0.01 },
       peak: { fallback: 0.6, min: 0, max: 0.98, step: 0.02 },
       beta: { fallback: 0.1, min: 0.01, max: 1, log: true },
       lr: { fallback: 20, min: 0.1, max: 100, log: true },
@@ -24,7 +25,7 @@ panels.push({
     };
     const value = (name) => {
       const { fallback, min, max } = SETTINGS[name];
-      return clamp(store.get(`contexts.${name}`, fallback), min, max);
+      return clamp(store.get(`contexts.${name}`, fallback), min, typeof max === "function" ? max() : max);
     };
     const whole = (name) => Math.round(value(name));
     const word = () => (store.get("contexts.word", "same") === "other" ? "other" : "same");
@@ -33,20 +34,33 @@ panels.push({
     /** Logits with these probabilities of some classes against the rest, of whom one is the favourite; at peak 0 none. */
     const belief = (given) => {
       const n = whole("classes");
-      const odds = Object.fromEntries(Object.entries(given).map(([v, p]) => [v, p / (1 - p)]));
-      const others = n - Object.keys(odds).length;
+      const others = n - Object.keys(given).length;
+      // Without others the first has its probability, and the second what it leaves.
+      const rest = others > 0 ? 1 - Object.values(given).reduce((total, p) => total + p) : 1;
+      const parts = others > 0 ? given : { ...given, [MINUS]: 1 - given[PLUS] };
+      const odds = Object.fromEntries(Object.entries(parts).map(([v, p]) => [v, p / rest]));
       const favourite = n > 2 ? 2 : 1 - Number(Object.keys(odds)[0]);
       return contexts.belief(n, odds, favourite, 1 / others + value("peak") * (1 - 1 / others));
     };
-    const shared = () => {
+    /** The last result is kept while the settings that it depends on are the same: what is drawn changes more often. */
+    const kept = (names, make) => {
+      let [at, found] = ["", null];
+      return () => {
+        const now = [word(), ...names.map(value)].join(" ");
+        if (now !== at) [at, found] = [now, make()];
+        return found;
+      };
+    };
+    const BOTH = ["plus", "minus", "peak", "common", "beta", "lr", "classes"];
+    const shared = kept(BOTH, () => {
       const start = belief({ [PLUS]: value("plus"), [MINUS]: value("minus") });
       const gram = [[1 + value("common")]];
       return contexts.train({
         logits: [start], gram, beta: value("beta"), lr: value("lr"), steps: UPDATES,
         pairs: [{ plus: [[0, PLUS]], minus: [[0, MINUS]] }],
       });
-    };
-    const apart = () => {
+    });
+    const apart = kept([...BOTH, "alike"], () => {
       const taught = word() === "same" ? PLUS : MINUS;
       const [plus, minus] = [belief({ [PLUS]: value("plus") }), belief({ [taught]: value("minus") })];
       const run = contexts.train({
@@ -55,7 +69,7 @@ panels.push({
         pairs: [{ plus: [[0, PLUS]], minus: [[1, taught]] }],
       });
       return { ...run, needed: contexts.needed(plus, PLUS, minus, taught), bystander: run.tables.map((table) => table[2][PLUS]) };
-    };
+    });
     const coupling = () => (value("alike") + value("common")) / (1 + value("common"));
 
     const STILL = 0.005; // nats, below what is shown
@@ -80,7 +94,7 @@ panels.push({
       options: ["rises", "displacement", "squeezing"].map((name) => ({ value: name, label: names[name] })),
       answer: () => verdict(apart(), UPDATES),
     });
-    const slider = (name, label, format = fmt) =>
+    const slider = (name, label, format) =>
       ui.slider({ label, key: `contexts.${name}`, format, ...SETTINGS[name] });
     const reduced = matchMedia("(prefers-reduced-motion: reduce)");
     let playing = 0;
@@ -117,10 +131,10 @@ panels.push({
       slider("alike", "Likeness k"),
       slider("common", "Common to all, c", (x) => fmt(x, 1)),
       slider("plus", "π(y+) at first"),
-      slider("minus", "π(y−) at first"),
+      slider("minus", "π(y−) at first"), // with two classes one softmax has no room for it: there y− has what y+ leaves
       slider("peak", "Peak of the rest"),
       slider("beta", "β"),
-      slider("lr", "Rate η", (x) => fmt(x, 1)),
+      slider("lr", "Rate η"),
       slider("classes", "Classes V", integer),
       el("div", { class: "with-button" }, slider("shown", "Update", integer), ui.button({ label: "Play", onclick: play })),
     );
@@ -187,7 +201,7 @@ panels.push({
       const ask = word() === "same"
         ? "Behind the word in which two answers differ they often say the same: y+ pulls that word up in its context, y− pushes it down in another."
         : "In its own context y− says a word that is not y+'s, and DPO pushes it down there.";
-      finding(guess.open() ? texts.join(" ") : `${ask} Predict what becomes of y+, or press R.`);
+      finding(guess.open() ? texts.join(" ") : `${ask} Predict what becomes of y+, or press ${ui.key()}.`);
     };
   },
 });

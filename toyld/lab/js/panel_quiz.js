@@ -153,7 +153,7 @@ panels.push({
         const ids = fours[at()];
         const text = open
           ? `Consistent with: ${ids.map((id, i) => `${LETTERS[i]} (${find(id).world}) ${title(find(id).verdict)}`).join(", ")}`
-          : "Four runs, of different worlds. Look where argmax and chosen go, then choose, or press R.";
+          : `Four runs, of different worlds. Look where argmax and chosen go, then choose, or press ${ui.key()}.`;
         finding(open ? `${text}.` : text);
         ids.forEach((id, i) =>
           draw(small[i], find(id), ["chosen", "argmax", "rejected"],
@@ -164,7 +164,7 @@ panels.push({
       const run = runs[at()];
       const text = open
         ? `${verdict(run)[0].toUpperCase()}${verdict(run).slice(1)}. ${run.reason}`
-        : `${run.examples} examples, ${run.updates.length} evaluations, stage ${run.stage}. Choose, or press R.`;
+        : `${run.examples} examples, ${run.updates.length} evaluations, stage ${run.stage}. Choose, or press ${ui.key()}.`;
       finding(text);
       draw(big, run, ["chosen", "argmax", "rejected"], "Changes of log-probabilities", text);
       if (run.curves.gap) draw(low, run, ["gap"], "Change of G = argmax − chosen", text);

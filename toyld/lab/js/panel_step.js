@@ -91,13 +91,13 @@ panels.push({
         key: "step.push",
         fallback: "down",
         options: [
-          { value: "up", label: "log π up", title: `SFT: loss −log π(y), c = ${signed(1, 0)}` },
-          { value: "down", label: "log π down", title: `negative gradient: loss log π(y), c = ${fmt(-1, 0)}` },
-          { value: "unlikelihood", label: "unlikelihood", title: `loss −log(${1} − π(y)), c = −π/(${1} − π)` },
+          { value: "up", label: "log π up", title: "SFT: loss −log π(y)" },
+          { value: "down", label: "log π down", title: "negative gradient: loss log π(y)" },
+          { value: "unlikelihood", label: "unlikelihood", title: "loss −log of what all others have: lets go of what is rare" },
         ],
       }),
       which,
-      ui.slider({ label: "Step s = η‖x‖²", key: "step.s", fallback: 1, min: 0.01, max: 20, log: true, format: (x) => fmt(x, x < 1 ? 2 : 1) }),
+      ui.slider({ label: "Step s = η‖x‖²", key: "step.s", fallback: 1, min: 0.01, max: 20, log: true }),
       ui.slider({ label: "Steps", key: "step.count", fallback: 1, min: 1, max: 50, format: whole }),
       ui.slider({ label: "Classes V", min: FEWEST, max: MOST, value: classes, oninput: resize, format: whole }),
       ui.choice({
@@ -156,7 +156,7 @@ panels.push({
       seen = compute();
       const shown = guess.open();
       const { y, star, before, after, change, down, c, s, tau, limit, rho, entropy, depth, n } = seen;
-      const text = shown ? words(seen) : `Class ${y} has probability ${part(before[y])}. Predict what the step does, or press R.`;
+      const text = shown ? words(seen) : `Class ${y} has probability ${part(before[y])}. Predict what the step does, or press ${ui.key()}.`;
       const names = { [star]: "y*", [y]: "y" };
       const mark = { y: tau, text: `τ: a class ${down ? "above" : "below"} it gains` };
       mass.update({

@@ -13,6 +13,7 @@ panels.push({
     const TOKENS = 10; // of a response, all alike
     const [FROM, TO] = [-20, 60]; // margins, nats
     const FEW = 1e-3; // of the first push: as good as gone
+    const NEAR = 0.1; // nats: so near to a target counts as there
     const KINDS = {
       fades: "fades, never ends",
       target: "stops at a target, then turns round",
@@ -44,7 +45,7 @@ panels.push({
     const rate = () => clamp(store.get("zoo.rate", 0.2), 0.02, 0.5);
     const start = () => {
       const given = store.get("zoo.start", "peaked");
-      return given in STARTS ? given : "peaked";
+      return Object.hasOwn(STARTS, given) ? given : "peaked";
     };
 
     // ---- what follows from it
@@ -119,7 +120,7 @@ panels.push({
     const sliders = all.map((one) => {
       const mine = one.parameters.map((p) => ui.slider({
         key: key(one, p), label: p.label, min: p.min, max: p.max, fallback: p.value,
-        ...(p.min > 0 ? { log: true } : { step: (p.max - p.min) / 40 }), format: (x) => fmt(x, x < 0.1 ? 3 : 2),
+        ...(p.min > 0 ? { log: true } : { step: (p.max - p.min) / 40 }),
       }));
       return { one, element: el("div", { class: "parameters" }, ...mine) };
     });
@@ -152,10 +153,15 @@ panels.push({
       el("table", {},
         el("thead", {}, el("tr", {}, ...["loss", "push on y−", "left at the end", "margin", "its claim"].map((text) => el("th", { scope: "col", text })))),
         body));
+    const LATER = 150; // milliseconds without a change before all losses are run again
+    let late = 0;
     league.addEventListener("toggle", () => table());
     stage.append(league);
 
-    const per = (x) => (Math.abs(x) < FEW / 10 ? `${fmt(0, 0)} %` : `${fmt(100 * x, Math.abs(x) < 0.1 ? 2 : 0)} %`);
+    const per = (x) => {
+      if (x === 0) return "none";
+      return Math.abs(x) < FEW / 10 ? `under ${fmt(10 * FEW)} %` : `${fmt(100 * x, Math.abs(x) < 0.1 ? 2 : 0)} %`;
+    };
     const table = () => {
       if (!league.open || !guess.open()) return;
       const rows = all.map((one) => {
@@ -175,9 +181,12 @@ panels.push({
         return `The push on y− is down to ${per(left(rows))} of its largest and never ends: the updates after ${before.update} still added ${nats(more)} of margin.`;
       },
       target: (rows) => {
-        const part = left(rows);
-        if (Math.abs(part) > 0.02) return `The push on y− is at ${per(part)} of its largest, on its way to a target, beyond which it turns round and pulls y− up.`;
-        return "The push on y− has stopped: it is at its target, and beyond it would turn round and pull y− up.";
+        const { plus, minus, push } = rows.at(-1);
+        const near = (d) => losses.push(loss().name, parameters(loss()), { ...reference(), plus, minus: minus + d })[1];
+        if (near(-NEAR) > 0 && near(NEAR) < 0) return `The push on y− has stopped: it is within ${nats(NEAR)} of its target, and beyond it turns round and pulls y− up.`;
+        const part = per(Math.abs(left(rows)));
+        if (push[1] > 0) return `The push on y− has turned round: y− is beyond the target, and is pulled up with ${part} of the largest push.`;
+        return `The push on y− is down to ${part} of its largest, on its way to a target, beyond which it turns round and pulls y− up.`;
       },
       threshold: (rows) => {
         const off = rows.find(({ push }) => push[1] === 0);
@@ -194,7 +203,7 @@ panels.push({
       const { label } = loss();
       const [up, down] = pushAt(loss(), margin());
       const here = `${label} at a margin of ${fmt(margin(), 1)} nats: push ${signed(up, 3)} on y+, ${signed(down, 3)} on y−.`;
-      if (!now) return `${here} Predict what becomes of the push on y−, or press R.`;
+      if (!now) return `${here} Predict what becomes of the push on y−, or press ${ui.key()}.`;
       const last = now.one.at(-1);
       return `${here} After ${last.update} updates in one shared context the margin is ${nats(last.margin)}, in a context each ${nats(now.two.at(-1).margin)}. ` +
         `${ends[fateOf(loss())](now.one)} Shared: y+ ${wayOf(moved(now.one, "plus"))}, y* (likeliest other) ${wayOf(moved(now.one, "star"))}.`;
@@ -218,7 +227,8 @@ panels.push({
       const text = words(now);
       finding(text);
       league.hidden = !shown;
-      table();
+      clearTimeout(late);
+      if (league.open) late = setTimeout(table, LATER);
 
       // The push: one place until it is guessed, then all of them.
       const hs = shown ? Array.from({ length: 161 }, (_, i) => FROM + ((TO - FROM) * i) / 160) : [margin()];

@@ -1,6 +1,8 @@
 // Plots as SVG, drawn in the pixels there are: lines, signed bars, and probabilities before and after.
 const plot = (() => {
   const EDGE = { top: 26, right: 14, bottom: 40, left: 56 };
+  const TYPE = 18; // pixels of the page's type at which a plot's units are pixels
+  const NAME = 16; // units of a title's type, as the style has it
   const LINE = 17; // pixels from one line of text to the next
   const DASHES = { solid: [], dash: [9, 5], dot: [2, 5], dashdot: [10, 4, 2, 4] };
   const SHAPES = {
@@ -53,8 +55,8 @@ const plot = (() => {
     const rules = pool(grid, "svg:line", { class: "rule" });
     const yTexts = pool(grid, "svg:text", { class: "tick", "text-anchor": "end" });
     const xTexts = pool(grid, "svg:text", { class: "tick", "text-anchor": "middle" });
-    let width = 0;
-    let tall = height;
+    let width = 0; // of the room, in the units that a plot is drawn in: pixels, larger ones where the type is larger
+    let unit = 1;
     let last = null;
     let fill = () => [];
     const write = () => {
@@ -67,14 +69,27 @@ const plot = (() => {
     };
     table.addEventListener("toggle", write);
 
+    let told = "";
+    const head = (text) => {
+      if (told === (told = `${width} ${text}`)) return;
+      say(name, text);
+      name.style.fontSize = "";
+      if (0.7 * NAME * text.length < width) return; // short for sure: measuring makes the browser lay the page out
+      const long = name.getComputedTextLength();
+      if (long > width) name.style.fontSize = `${(NAME * width) / long}px`;
+    };
+
     const at = {
       svg,
       body,
       get width() {
         return width;
       },
+      get unit() {
+        return unit;
+      },
       get height() {
-        return tall;
+        return height;
       },
       get left() {
         return EDGE.left;
@@ -86,13 +101,13 @@ const plot = (() => {
         return EDGE.top;
       },
       get bottom() {
-        return tall - EDGE.bottom;
+        return height - EDGE.bottom;
       },
       /** Axes: place ↦ pixels, with the ticks drawn. Each tick is [place, text]. */
       axes({ title, finding, xTicks, yTicks, xAt, yAt, numbers }) {
-        say(name, title ?? label);
+        head(title ?? label);
         put(svg, { "aria-label": `${title ?? label}. ${finding ?? ""}` });
-        put(xName, { x: at.right, y: tall - 4 });
+        put(xName, { x: at.right, y: height - 4 });
         put(yName, { x: 0, y: at.top + 8 });
         yTexts(yTicks.length).forEach((text, i) => {
           put(text, { x: at.left - 6, y: yAt(yTicks[i][0]) + 5 });
@@ -118,12 +133,12 @@ const plot = (() => {
           if (width > 0) draw(last);
         };
         const measure = () => {
-          const wide = Math.floor(box.clientWidth);
-          const set = Number.parseInt(getComputedStyle(box).getPropertyValue("--tall"), 10);
-          const high = Number.isNaN(set) ? height : set;
-          if (wide === width && high === tall) return false;
-          [width, tall] = [wide, high];
-          put(svg, { width, height: tall });
+          const root = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+          const each = Math.max(1, root / TYPE);
+          const wide = Math.floor(box.clientWidth / each);
+          if (wide === width && each === unit) return false;
+          [width, unit] = [wide, each];
+          put(svg, { width: width * unit, height: height * unit, viewBox: [0, 0, width, height].join(" ") });
           return true;
         };
         new ResizeObserver(() => measure() && update()).observe(box);
@@ -271,8 +286,9 @@ const plot = (() => {
   /** Probabilities before (wide pale bars) and after (narrow bars with ▲ where a class gained, ▼ where it lost). */
   const change = (parent, given) => {
     const at = frame(parent, { y: "π", ...given });
-    const wide = pool(at.body, "svg:rect", { class: "before" });
-    const narrow = pool(at.body, "svg:rect", {});
+    // One outline for all bars of a kind: fifty elements each would take a browser longer than all of the arithmetic.
+    const wide = pool(at.body, "svg:path", { class: "before" });
+    const narrow = pool(at.body, "svg:path", {});
     const tips = pool(at.body, "svg:path", {});
     const tags = pool(at.body, "svg:text", { class: "tag", "text-anchor": "middle" });
     const rule = el("svg:line", { class: "markline" });
@@ -295,7 +311,7 @@ const plot = (() => {
       at.axes({
         title, finding, xAt, yAt,
         xTicks: before.flatMap((_, i) => (i % every === 0 ? [[i, String(i)]] : [])),
-        yTicks: places.map((p) => [p, p > 0 && p < 1 && log ? `${10}${raised(Math.round(Math.log10(p)))}` : fmt(p, digits)]),
+        yTicks: places.map((p) => [p, p > 0 && p < 1 && log ? `${TEN}${raised(Math.round(Math.log10(p)))}` : fmt(p, digits)]),
         numbers: () => [
           ["class", "before", ...(after ? ["after", "change of log π"] : [])],
           ...before.map((p, i) => [
@@ -304,22 +320,25 @@ const plot = (() => {
         ],
       });
       const bar = Math.max(1, slot * 0.78);
-      wide(before.length).forEach((rect, i) =>
-        put(rect, { x: (xAt(i) - bar / 2).toFixed(1), width: bar.toFixed(1), y: yAt(before[i]).toFixed(1), height: (at.bottom - yAt(before[i])).toFixed(1) }),
-      );
+      const outline = (i, p, across) =>
+        `M${(xAt(i) - across / 2).toFixed(1)},${at.bottom}V${yAt(p).toFixed(1)}h${across.toFixed(1)}V${at.bottom}Z`;
+      wide(1).forEach((path) => put(path, { d: before.map((p, i) => outline(i, p, bar)).join("") }));
       const thin = Math.max(1, slot * 0.34);
       const shown = after ?? [];
-      narrow(shown.length).forEach((rect, i) =>
-        put(rect, {
-          x: (xAt(i) - thin / 2).toFixed(1), width: thin.toFixed(1), y: yAt(shown[i]).toFixed(1),
-          height: (at.bottom - yAt(shown[i])).toFixed(1), class: `bar ${kind(i)[0]}`,
-        }),
-      );
       const r = clamp(slot * 0.28, 2.5, 6);
-      tips(shown.length).forEach((tip, i) => {
-        const [style, shape] = kind(i);
+      const tip = (i, shape) => {
         const height = Math.min(yAt(shown[i]), yAt(before[i])) - r - 3;
-        put(tip, { d: SHAPES[shape](Number(xAt(i).toFixed(1)), Number(height.toFixed(1)), r), class: `spot ${style}` });
+        return SHAPES[shape](Number(xAt(i).toFixed(1)), Number(height.toFixed(1)), r);
+      };
+      const kinds = [GAINED, LOST, STAYED].map((one) => [one, [...shown.keys()].filter((i) => kind(i) === one)]);
+      const there = kinds.filter(([, all]) => all.length > 0);
+      narrow(there.length).forEach((path, n) => {
+        const [[style], all] = there[n];
+        put(path, { d: all.map((i) => outline(i, shown[i], thin)).join(""), class: `bar ${style}` });
+      });
+      tips(there.length).forEach((path, n) => {
+        const [[style, shape], all] = there[n];
+        put(path, { d: all.map((i) => tip(i, shape)).join(""), class: `spot ${style}` });
       });
       const named = Object.keys(names).map(Number);
       tags(named.length).forEach((tag, n) => {

@@ -90,9 +90,11 @@ const shell = (() => {
     const link = () => `${location.href.split("#")[0]}#${store.hash()}`;
     const use = () => say(told, store.load(text.value) || "Taken over.");
     const schemes = ["auto", "light", "dark"].map((value) => ({ value, label: value }));
+    const keys = ["on", "off"].map((value) => ({ value, label: value }));
     const { result, refresh } = ui.collect(() =>
       el("div", { class: "menu" },
         ui.choice({ label: "Colours", key: "scheme", fallback: "auto", options: schemes }),
+        ui.choice({ label: "The key R shows or hides what is to be predicted", key: "key", fallback: "on", options: keys }),
         text,
         el("div", { class: "row" },
           ui.button({ label: "Copy link", onclick: () => copy(link(), "Link") }),
@@ -100,7 +102,7 @@ const shell = (() => {
           ui.button({ label: "Use this text", onclick: use }),
           ui.button({ label: "Forget all", onclick: () => store.clear("") })),
         told,
-        el("p", { class: "note", text: "Everything that you set stands in the address of this page: a link is a state. R shows or hides what is to be predicted." })));
+        el("p", { class: "note", text: "Everything that you set stands in the address of this page: a link is a state." })));
     const box = find("state");
     box.append(result);
     const fill = () => {
@@ -124,9 +126,9 @@ const shell = (() => {
       refill();
     });
     addEventListener("keydown", (event) => {
-      const typing = event.target.closest?.("textarea, input:not([type=range], [type=radio])");
-      const plain = !(event.ctrlKey || event.metaKey || event.altKey);
-      if (event.key.toLowerCase() === "r" && plain && !typing) ui.reveal();
+      const typing = event.target.closest?.("textarea, select, input:not([type=range], [type=radio])");
+      const plain = !(event.ctrlKey || event.metaKey || event.altKey || event.repeat);
+      if (event.key.toLowerCase() === "r" && plain && !typing && ui.keyed()) ui.reveal();
     });
     update();
   };

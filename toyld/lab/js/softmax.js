@@ -11,7 +11,7 @@ const softmax = (() => {
   const parts = (z) => {
     const top = argmax(z);
     const shifted = z.map((x) => x - z[top]);
-    const rest = sum(shifted.filter((_, i) => i !== top).map(Math.exp));
+    const rest = shifted.reduce((total, x, i) => (i === top ? total : total + Math.exp(x)), 0);
     return { top, shifted, rest };
   };
 

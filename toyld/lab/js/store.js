@@ -29,8 +29,9 @@ const store = (() => {
     return Array.isArray(value) ? value.map(text).join(",") : String(value);
   };
 
-  const hash = () =>
-    [...state].map(([key, value]) => `${key}=${encodeURIComponent(value).replaceAll("%2C", ",")}`).join("&");
+  // Half of a pair of surrogates has no place in an address.
+  const encoded = (part) => encodeURIComponent(part.replace(/\p{Surrogate}/gu, "\ufffd")).replaceAll("%2C", ",");
+  const hash = () => [...state].map((pair) => pair.map(encoded).join("=")).join("&");
 
   const write = () => {
     clearTimeout(timer);
@@ -81,13 +82,16 @@ const store = (() => {
   const load = (given) => {
     const copy = given.trim();
     let found = null;
-    if (copy.includes("#")) found = read(copy.slice(copy.indexOf("#")));
-    else {
+    const expected = "Expected a link to this page, or a state as JSON: a brace, names and values.";
+    if (copy.includes("#") && !/^[{[]/.test(copy)) {
+      found = read(copy.slice(copy.indexOf("#")));
+      if (found.size === 0 && !copy.endsWith("#")) return expected;
+    } else {
       let value = null;
       try {
         value = JSON.parse(copy);
       } catch {
-        return "Expected a link to this page, or a state as JSON: a brace, names and values.";
+        return expected;
       }
       if (value === null || typeof value !== "object" || Array.isArray(value)) return "Expected names and values in braces.";
       found = new Map(Object.entries(value).map(([key, one]) => [key, text(one)]));

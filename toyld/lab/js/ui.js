@@ -26,7 +26,7 @@ const ui = (() => {
   });
 
   const slider = (given) => {
-    const { label, min, step = 1, format = fmt, log = false, title } = given;
+    const { label, min, step = 1, log = false, format = log ? brief : fmt, title } = given;
     const most = () => (typeof given.max === "function" ? given.max() : given.max);
     const { now, give } = bound(given, given.oninput);
     const [id, TRACK] = [fresh("slider"), 1000];
@@ -41,7 +41,8 @@ const ui = (() => {
       const x = clamp(now(), min, most());
       const text = format(x);
       if (!log) put(input, { max: most() });
-      if (Number(input.value) !== place(x)) input.value = place(x);
+      // Values of a log scale are rounded: the thumb stays where it was put, or small steps would be taken back.
+      if (at(Number(input.value)) !== x) input.value = place(x);
       put(input, { "aria-valuetext": text });
       say(shown, text);
     });
@@ -114,6 +115,11 @@ const ui = (() => {
     return { element, open };
   };
 
+  /** The key R can be switched off, for those whose speech or hands type by chance. */
+  const keyed = () => store.get("key", "on") !== "off";
+  /** What to press in order to see what one has not guessed. */
+  const key = () => (keyed() ? "R" : "Show");
+
   /** What the key R does: show, or hide, the first prediction that can be seen. */
   const reveal = () => asked.find(({ element }) => element.offsetParent)?.flip();
 
@@ -136,5 +142,5 @@ const ui = (() => {
     return { controls, stage, finding };
   };
 
-  return { button, choice, collect, el, layout, note, predict, reveal, slider };
+  return { button, choice, collect, el, key, keyed, layout, note, predict, reveal, slider };
 })();
