@@ -39,7 +39,7 @@ def test_every_command_works_as_printed(tmp_path):
     env = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
     failed = []
     for line in filter(None, map(printed, COMMANDS)):
-        line = line.replace("-m toyld.figures", "-m toyld.figures --size smoke --out drawn")
+        line = line.replace("-m toyld.figures", "-m toyld.figures --size smoke")
         done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             failed.append(f"{line}\n  exit {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")

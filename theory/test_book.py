@@ -190,6 +190,8 @@ def test_the_examples_of_the_readme_run_and_hold_its_numbers():
         "and the first gains .106:": (moved[0],),
         "four answers with 1/4 each": (sm.softmax(names["flat"])[0],),
         "The usual wrong answer is 3:": (len(p) - 1,),
+        "in thirteen short chapters": (len(CHAPTERS),),
+        "Fifty minutes": (sum(int(n) for n in re.findall(r"^\| (\d+) \|", plan, re.M)),),
     }
     for phrase, values in held.items():
         toyld.book.says(phrase, *values)

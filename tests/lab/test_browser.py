@@ -54,10 +54,12 @@ def test_a_panel_fits_its_screen_and_everybody_can_use_it(opened: Any, panel: st
         assert room[1] <= height
         assert page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)") == 18.0
     colour = "getComputedStyle(document.documentElement).backgroundColor"
-    for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):  # only colours differ
-        page.emulate_media(color_scheme=scheme)
-        assert (sum(map(int, re.findall(r"\d+", page.evaluate(colour)))) < 200) == (scheme == "dark")
-        assert violations(page, rules) == []
+    assert violations(page, {}) == []
+    assert sum(map(int, re.findall(r"\d+", page.evaluate(colour)))) > 600
+    page.emulate_media(color_scheme="dark")
+    assert sum(map(int, re.findall(r"\d+", page.evaluate(colour)))) < 200
+    if size == "wide":  # of the dark page only the colours differ, and they are those of a phone
+        assert violations(page, {"runOnly": ["color-contrast"]}) == []
     assert page.problems == []
     assert [url.split("#")[0] for url in page.requests] == [page.url.split("#")[0]]
 
