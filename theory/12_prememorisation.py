@@ -50,10 +50,10 @@ logs = {
 for name, (accuracy, perplexity) in logs.items():
     acc, perp, p = np.array(accuracy), np.array(perplexity), 1.5
     print(f"{name:24s}", pre_memorisation(acc, perp, threshold=p))
-    masked = np.where(perp > p, acc, np.zeros_like(acc))
-    formula("masked_m = acc_m · 1[perp_m > p]", masked, acc * (1 * (perp > p)))
-    formula("PreMem_m = min( max_{m' ≤ m} masked_{m'}, acc_m )", pre_memorisation(acc, perp, threshold=p),
-            np.minimum(np.maximum.accumulate(masked), acc))  # fmt: skip
+masked = np.where(perp > p, acc, np.zeros_like(acc))  # of the last log
+formula("masked_m = acc_m · 1[perp_m > p]", masked, acc * (1 * (perp > p)))
+formula("PreMem_m = min( max_{m' ≤ m} masked_{m'}, acc_m )", pre_memorisation(acc, perp, threshold=p),
+        np.minimum(np.maximum.accumulate(masked), acc))  # fmt: skip
 for id in (
     "premem.accuracy-until-copied", "premem.zero-if-always-copied", "premem.late-copy-keeps-the-best-before",
     "premem.never-falls",

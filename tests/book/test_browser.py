@@ -83,7 +83,7 @@ def test_a_page_is_read_by_keyboard(visit):
 def test_without_stylesheet_or_script_the_text_is_there(visit):
     tab, said = visit("01_halves.html", java_script_enabled=False)
     assert tab.locator("h1").inner_text() == "1. Halves"
-    assert tab.locator(".held").first.get_attribute("title") == "held to the code: half (line 23)"
+    assert tab.locator(".held").first.get_attribute("title") == "held to the code: half (line 24)"
     assert said == []
 
 

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("trl", reason="needs trl: pip install -e .[llm]")
 
+import torch
 import transformers
 
 from toyld import cli
@@ -66,6 +67,8 @@ def test_the_model_is_a_real_one_that_has_learnt_some_of_the_language(made):
     assert ids[0] == tokenizer.bos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id
     assert tokenizer.decode(ids[1:]) == text
     assert max(ids) < len(tokenizer) == model.config.vocab_size
+    begins = model(input_ids=torch.tensor([ids[:1]])).logits[0, -1].softmax(-1)
+    assert float(begins[ids[1]]) > 0.8, "behind one end token a line begins"
     assert abs(known["first_loss"] - np.log(len(tokenizer))) < 0.2, "untrained it knows nothing"
     assert known["entropy"] < known["held_out_loss"] < known["first_loss"] / 3
     assert f"{known['held_out_loss']:.2f} nats a token" in said
@@ -123,6 +126,8 @@ def test_it_can_be_probed(made, tmp_path):
     assert "chosen_gptsemantic" in said
     (ds,) = read_folder(tmp_path / "run")
     assert ds.step.values.tolist() == [0, *CHECKPOINTS]
+    start = (ds.logp / ds.n_tokens).isel(step=0, seed=0).mean("example")
+    assert float(start.sel(probe="chosen")) > -2, "pairs are written as the lines that it learnt from"
     change = (ds.logp.isel(step=-1) - ds.logp.isel(step=0)).isel(seed=0).mean("example")
     assert float(change.sel(probe="chosen") - change.sel(probe="rejected")) > 0.01
     gap = (ds.argmax_logp - ds.logp).sel(probe="chosen")
@@ -130,8 +135,9 @@ def test_it_can_be_probed(made, tmp_path):
     assert float(gap.max()) > 0
 
 
-def test_a_finished_folder_stays_as_it_is(made):
+def test_a_finished_folder_stays_as_it_is_and_needs_nothing(made, monkeypatch):
     out, _ = made
+    monkeypatch.setitem(sys.modules, "trl", None)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     code, said, _ = toyld("example", out, "--size", "smoke")
     assert (code, said.splitlines()[0]) == (0, f"{out} is finished, nothing to do (--force makes it anew)")

@@ -83,6 +83,17 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bytes(tmp_path, whole):
     assert found[0] < found[1] < found[2], "killed in pretraining, in SFT and later"
 
 
+def test_killed_behind_the_last_state_of_a_stage_it_leaves_no_other(tmp_path, whole):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    for stage in ("pretrain-source", "sft-baseline"):
+        (last,) = (path / stage).glob("state-*")
+        shutil.copy(last, last.with_name("state-00000002.safetensors"))
+    assert tree(path) != tree(whole)
+    assert command.run(path, PLAN, resume=True)
+    assert tree(path) == tree(whole)
+
+
 @pytest.mark.parametrize(("call", "after"), [("write_state", 4), ("write", 3)])
 def test_stopped_at_any_write_it_resumes_to_the_same_bytes(call, after, tmp_path, whole, monkeypatch):
     right, calls = getattr(folders.RunFolder, call), []

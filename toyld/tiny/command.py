@@ -143,6 +143,7 @@ def _pretrained(folder: RunFolder, plan: Plan, models: Models, asked: Texts, res
             _keep(folder, "pretrain", SOURCE, models, memory, mark, last=marks[-1])
             at = mark
         yield made
+    _alone(folder, "pretrain", SOURCE, marks[-1])  # killed behind the last state a run has others, too
     return models
 
 
@@ -167,6 +168,7 @@ def _stage(folder: RunFolder, plan: Plan, stage: _Stage, before: Models, resume:
             folder.write(_table(plan, stage, mark, part, reference))
             _keep(folder, stage.name, stage.arm, models, memory, mark, last=marks[-1])
         yield made
+    _alone(folder, stage.name, stage.arm, marks[-1])
     return models
 
 
@@ -199,11 +201,16 @@ def _table(plan: Plan, stage: _Stage, mark: int, part: Run, reference: np.ndarra
 def _keep(folder: RunFolder, stage: str, arm: str, models: Models, memory: Memory, step: int, /, *, last: int) -> None:
     """Write what a resumed run goes on from; at the end of a stage its models alone, and no other state stays."""
     arrays = {"flat": models.flat} | ({} if step == last else {f"memory.{k}": v for k, v in memory.items()})
-    file = folder.write_state(stage, arm, step, {name: value.cpu().numpy() for name, value in arrays.items()})
+    folder.write_state(stage, arm, step, {name: value.cpu().numpy() for name, value in arrays.items()})
     if step == last:
-        for other in states(file.parent).values():
-            if other != file:
-                other.unlink()
+        _alone(folder, stage, arm, step)
+
+
+def _alone(folder: RunFolder, stage: str, arm: str, step: int) -> None:
+    """Remove the states of a stage but the one at a step."""
+    for at, file in states(folder.path / f"{stage}-{arm}").items():
+        if at != step:
+            file.unlink()
 
 
 def _restored(
