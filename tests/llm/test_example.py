@@ -68,7 +68,7 @@ def test_the_model_is_a_real_one_that_has_learnt_some_of_the_language(made):
     assert tokenizer.decode(ids[1:]) == text
     assert max(ids) < len(tokenizer) == model.config.vocab_size
     begins = model(input_ids=torch.tensor([ids[:1]])).logits[0, -1].softmax(-1)
-    assert float(begins[ids[1]]) > 0.8, "behind one end token a line begins"
+    assert begins[ids[1]].item() > 0.8, "behind one end token a line begins"
     assert abs(known["first_loss"] - np.log(len(tokenizer))) < 0.2, "untrained it knows nothing"
     assert known["entropy"] < known["held_out_loss"] < known["first_loss"] / 3
     assert f"{known['held_out_loss']:.2f} nats a token" in said
