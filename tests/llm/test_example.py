@@ -242,7 +242,7 @@ def test_the_full_example_knows_much_of_its_language_and_can_be_diagnosed(tmp_pa
     out = tmp_path / "example"
     code, said, _ = toyld("example", out)
     assert code == 0
-    assert len(said.splitlines()) == 6
+    assert len(said.splitlines()) == 7
     record = json.loads((out / "example.json").read_text())["made"]
     known = record["model"]
     assert known["held_out_loss"] < known["entropy"] + 0.2, "seeds 0 to 5: 0.07 to 0.14 above"
