@@ -51,7 +51,6 @@ EXCUSED = {
     "of models of less than a million parameters": "models that stand in no file of this repository",
     "which should grow by some ten nats": "advice",
     "a Llama of a hundred thousand parameters": "the model that `toyld example` makes in a minute",
-    "twice what keeps this model healthy": "of runs that take minutes each",
     "3 read squeezing, one rejection": "of runs that take minutes each",
     "A Llama of 5.9 million parameters": "a model that stands in no file of this repository",
     "in about four minutes": "a duration",
