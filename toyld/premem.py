@@ -20,11 +20,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import xarray as xr
 from array_api_compat import array_namespace
+from numpy.typing import NDArray
 
 from toyld.checked import BadInput
 
-__all__ = ["copied", "copying_bound", "pre_memorisation"]
+__all__ = ["copied", "copying_bound", "of_table", "pre_memorisation"]
 
 Array = Any
 
@@ -91,3 +94,24 @@ def copying_bound(tokens: Array, /, *, threshold: float) -> Array:
     """
     copied(1.0, threshold=threshold)
     return threshold**-tokens
+
+
+def of_table(ds: xr.Dataset, /, *, threshold: float, probe: str = "chosen") -> NDArray[np.float64]:
+    """PreMem (seed, step, example) of a table's `accuracy` and of the perplexities exp(−logp/n_tokens) of a probe.
+
+    Raises:
+        BadInput: a table without them, or with holes where both are asked for.
+
+    >>> from toyld.trajectory import trajectory
+    >>> told = {"accuracy": [[[[0.5]], [[0.9]]]], "logp": [[[[-8.0]], [[-0.1]]]], "n_tokens": [[[8.0]]]}
+    >>> of_table(trajectory(told, step=[0, 10], probe=["chosen"]), threshold=1.2)[0, :, 0].tolist()
+    [0.5, 0.5]
+    """
+    missing = [name for name in ("accuracy", "logp", "n_tokens") if name not in ds.data_vars]
+    if missing or probe not in ds.probe.values:
+        got = f"no {', '.join(missing)}" if missing else f"probes {', '.join(map(str, ds.probe.values))}"
+        raise BadInput(f"expected a table with accuracy, logp and n_tokens of probe {probe!r}, got {got}; sample answers")
+    one = ds.sel(probe=probe).transpose("seed", "step", "example")
+    logp, accuracy = (np.moveaxis(one[name].values, 1, 0) for name in ("logp", "accuracy"))
+    perplexity = np.exp(-logp / one.n_tokens.values)
+    return np.moveaxis(pre_memorisation(accuracy, perplexity, threshold=threshold), 0, 1)

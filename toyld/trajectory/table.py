@@ -61,6 +61,7 @@ VARIABLES: dict[str, Variable] = {
     "top1": Variable("1", 0, 1, "mean over the response of max pi"),
     "pi_norm2": Variable("1", 0, 1, "mean over the response of ||pi||^2; ||A||_F^2 = V - 2 + V ||pi||^2"),
     "residual_norm": Variable("1", 0, 2**0.5, "mean over the response of ||pi - e_label||"),
+    "accuracy": Variable("1", 0, 1, "share of the policy's own sampled answers to the prompt that are right"),
     # the authors' logs only
     "pi_norm": Variable("1", 0, 1, "mean over the response of ||pi||; its square is at most pi_norm2"),
     "a_norm_logged": Variable("1", 0, np.inf, "sqrt(V (mean ||pi||)^2 + V - 2) as logged: at most the rms of ||A||_F"),
