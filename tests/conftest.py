@@ -6,7 +6,6 @@ import importlib
 import io
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -99,9 +98,11 @@ def browser() -> Iterator[Any]:
 @functools.cache
 def chapters() -> dict[str, list[str]]:
     """The claims that each chapter of the book names, with its exercises."""
-    named, found = re.compile(r'"([a-z]+\.[a-z0-9-]+)"'), {}
+    from toyld.book.chapters import ids
+
+    found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "theory").rglob("[0-9]*.py")):
-        found[path.stem] = found.get(path.stem, []) + named.findall(path.read_text())
+        found[path.stem] = found.get(path.stem, []) + ids(path.read_text(), marks='"')
     return found
 
 

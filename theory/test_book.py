@@ -100,7 +100,7 @@ def test_the_chapters_are_numbered_without_a_gap():
 def test_chapters_name_claims_that_exist():
     words = {id.split(".")[0] for id in KNOWN}
     for path in [*CHAPTERS, *(exercises.of(path) for path in CHAPTERS if exercises.of(path).exists())]:
-        named = set(re.findall(r'["`]([a-z]+\.[a-z0-9-]+)["`]', path.read_text()))
+        named = set(chapters.ids(path.read_text()))
         # Some ids are put together: "….equal-" + "margin".
         missing = {id for id in named if id.split(".")[0] in words and not any(one.startswith(id) for one in KNOWN)}
         assert not missing, path.name

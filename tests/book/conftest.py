@@ -110,7 +110,13 @@ def write(folder, chapter=CHAPTER, solution=SOLUTION):
     return folder / "01_halves.py"
 
 
+def swapped(text, before, after):
+    """A text with one passage put in the place of another, which must be there: else nothing would be planted."""
+    assert before in text
+    return text.replace(before, after)
+
+
 @pytest.fixture(scope="session")
 def small():
-    """The small book: its texts, and `write` to put it (or what was made of it) into a folder."""
-    return SimpleNamespace(CHAPTER=CHAPTER, SOLUTION=SOLUTION, write=write)
+    """The small book: its texts, `swapped` to plant faults, `write` to put it (or a text made of it) into a folder."""
+    return SimpleNamespace(CHAPTER=CHAPTER, SOLUTION=SOLUTION, swapped=swapped, write=write)

@@ -45,7 +45,8 @@ def test_a_picture_comes_with_what_it_shows(run, small, tmp_path):
 
 
 def test_a_cell_that_fails_ends_the_chapter_and_names_its_line_and_no_folder(run, small, tmp_path):
-    text = small.CHAPTER.replace("x = np.arange(3.0)\n", "x = np.arange(3.0)\nnp.testing.assert_allclose(x, 7)\n")
+    before = "x = np.arange(3.0)\n"
+    text = small.swapped(small.CHAPTER, before, f"{before}np.testing.assert_allclose(x, 7)\n")
     shown = run(text)
     failed = [one.failed for one in shown]
     assert [bool(one) for one in failed] == [False, True, *[False] * (len(shown) - 2)]
@@ -106,4 +107,4 @@ def test_a_file_without_cells_is_told(tmp_path):
 def test_a_box_of_another_form_is_told(tmp_path, small):
     for before, after in (("**Measured**", "**Seen**"), ("## What is proved, what is", "## What is")):
         with pytest.raises(BadInput, match=r"01_halves\.py: expected"):
-            chapters.box(chapters.read(small.write(tmp_path, small.CHAPTER.replace(before, after))))
+            chapters.box(chapters.read(small.write(tmp_path, small.swapped(small.CHAPTER, before, after))))

@@ -33,9 +33,8 @@ FORM = {
 @pytest.mark.parametrize("what", FORM)
 def test_a_file_of_another_form_is_told(what, sheet, small):
     before, after, told = FORM[what]
-    assert before in small.SOLUTION
     with pytest.raises(BadInput, match=r"01_halves\.py:") as bad:
-        sheet(small.SOLUTION.replace(before, after))
+        sheet(small.swapped(small.SOLUTION, before, after))
     assert told in str(bad.value)
 
 

@@ -17,10 +17,25 @@ from typing import Any
 
 from toyld.checked import BadInput
 
-__all__ = ["BOX", "LINES", "Broken", "Cell", "Chapter", "Namespace", "Shown", "box", "found", "read", "run"]
+__all__ = [
+    "BOX",
+    "ID",
+    "LINES",
+    "Broken",
+    "Cell",
+    "Chapter",
+    "Namespace",
+    "Shown",
+    "box",
+    "found",
+    "ids",
+    "read",
+    "run",
+]
 
 BOX = "## What is proved, what is first order, what is measured"
 LINES = ("Proved", "First order", "Measured", "Refuted or open")
+ID = r"[a-z]+\.[a-z0-9-]+"  # the form of a claim's id
 _NAMED = re.compile(r"\d\d_[a-z0-9_]+\.py")
 
 
@@ -153,6 +168,17 @@ def box(chapter: Chapter, /) -> dict[str, str]:
         msg = f"{chapter.path.name}: expected the lines {', '.join(LINES)} in the box, got {', '.join(names)}"
         raise BadInput(msg)
     return dict(zip(names, (" ".join(part.split()) for part in parts[2::2]), strict=True))
+
+
+def ids(text: str, /, *, marks: str = '"`') -> list[str]:
+    """What has the form of a claim's id in a text, between two of the marks, in order; no claim need have it.
+
+    >>> ids('hold("pair.winner-rises")  # not `squeeze.of-nothing`')
+    ['pair.winner-rises', 'squeeze.of-nothing']
+    >>> ids('hold("pair.winner-rises")  # not `squeeze.of-nothing`', marks="`")
+    ['squeeze.of-nothing']
+    """
+    return re.findall(f"[{marks}]({ID})[{marks}]", text)
 
 
 class Namespace:

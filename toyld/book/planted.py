@@ -14,22 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from toyld.book.chapters import BOX, Chapter, box
+from toyld.book.chapters import BOX, Chapter, box, ids
 from toyld.book.prose import calls, numbers
 from toyld.book.says import another, compared, numerals
 from toyld.claims import Claim, RunClaim
 
-__all__ = ["copied", "fits", "misplaced", "moved", "placed", "watch", "wrong"]
+__all__ = ["copied", "fits", "misplaced", "moved", "others", "placed", "watch", "wrong"]
 
 _DIGIT = re.compile(r"\d")
 _TURNED = str.maketrans("<>≤≥", "><≥≤")
 # What holds as the step → 0, or with a remainder that the statement gives.
 _LIMIT = re.compile(r"first[- ]order|→|O\(|[sη]²|\bsmall|remainder|limit", re.I)
-_ID = re.compile(r"[\"`]([a-z]+\.[a-z0-9-]+)[\"`]")
 
 
-def _others(number: str, /) -> Iterator[str]:
-    """A printed number with its first or its last digit, or its last word, another one; never one that is 0 or 1."""
+def others(number: str, /) -> Iterator[str]:
+    """A printed number with its first or its last digit, or its last word, another one; never one that is 0 or 1.
+
+    >>> list(others("0.25")), list(others("0")), list(others("a third"))
+    (['1.25', '0.26'], ['3'], ['a tenth'])
+    """
     digits = list(_DIGIT.finditer(number))
     if not digits:
         yield another(number)
@@ -47,7 +50,7 @@ def wrong(text: str, excused: Sequence[tuple[int, int]], /) -> Iterator[tuple[st
     for number in numerals(text):
         if number.text.lstrip("+−-") in ("0", "1") or any(a <= number.start and number.stop <= b for a, b in excused):
             continue
-        for changed in _others(number.text):
+        for changed in others(number.text):
             near = text[max(0, number.start - 30) : number.stop + 20]
             yield f"{number.text} → {changed} in “…{near}…”", text[: number.start] + changed + text[number.stop :]
 
@@ -56,7 +59,7 @@ def _wrongly_printed(real: Any, phrase: str, values: Sequence[Any], /) -> list[s
     """The numbers of a phrase that could be printed wrongly beside the same values."""
     passed = []
     for number in numerals(phrase):
-        for changed in _others(number.text):
+        for changed in others(number.text):
             try:
                 real(phrase[: number.start] + changed + phrase[number.stop :], *values)
             except AssertionError:
@@ -156,7 +159,7 @@ def copied(path: Path, /) -> list[str]:
 
 def placed(chapter: Chapter, known: Mapping[str, Claim], /) -> dict[str, str]:
     """The claims in the box of a chapter, each with the first line that it stands in."""
-    return {id: line for line, text in reversed(box(chapter).items()) for id in _ID.findall(text) if id in known}
+    return {id: line for line, text in reversed(box(chapter).items()) for id in ids(text) if id in known}
 
 
 def fits(claim: Claim, line: str, /) -> bool:
@@ -178,13 +181,13 @@ def fits(claim: Claim, line: str, /) -> bool:
 def misplaced(chapter: Chapter, known: Mapping[str, Claim], /) -> list[str]:
     """What is wrong with the box of a chapter, a line each: claims missing, twice, unknown, or in a line not theirs."""
     lines = box(chapter)
-    named = {id for cell in chapter.cells for id in _ID.findall(cell.source) if id in known}
+    named = {id for cell in chapter.cells for id in ids(cell.source) if id in known}
     faults = []
     for name, text in lines.items():
-        ids = re.findall(r"`([a-z]+\.[a-z0-9-]+)`", text)
-        if not ids and "nothing" not in text:
+        told = ids(text, marks="`")
+        if not told and "nothing" not in text:
             faults.append(f"{name}: expected claims, or the word “nothing”, got {text!r}")
-        for one in ids:
+        for one in told:
             if one not in known:
                 faults.append(f"{name}: no claim has the id {one}")
             elif not fits(known[one], name):

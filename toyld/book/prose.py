@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from toyld.book.says import numerals
+from toyld.book.says import RAISED, numerals
 
-__all__ = ["Text", "calls", "constants", "numbers", "prose", "unheld", "unnamed", "written"]
+__all__ = ["Text", "calls", "constants", "excused", "numbers", "prose", "unheld", "unnamed", "written"]
 
 # Numbers that name a thing and measure nothing: places in a text, labels, names, and code.
 _NAMES = re.compile(
@@ -25,7 +25,7 @@ _NAMES = re.compile(
             r"\b(ICLR|NeurIPS|ICML|arXiv)[\s:]\d[\d.]*",
             r"\((19|20)\d\d\)",
             r"\b\d+×\d+\b",  # a shape
-            r"[A-Za-z]+-\d[\w.]*",  # GPT-2, Pythia-410M
+            r"\b[A-Za-z]+-\d[\w.]*",  # GPT-2, Pythia-410M; not the e-9 of 1e-9
             r"^#+ \d+\.",  # the number of a chapter
         ]
     ),
@@ -76,12 +76,9 @@ def constants(call: ast.Call, /) -> list[float]:
     return [float(node.value) for node in numbers(call)]  # type: ignore[arg-type]
 
 
-_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
-
-
 def written(text: str, /) -> list[float]:
     """The numbers written in a formula, in order, the two of a fraction apart and exponents among them."""
-    plain = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda raised: f" {raised.group().translate(_RAISED)} ", text)
+    plain = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda raised: f" {raised.group().translate(RAISED)} ", text)
     return [float(x) for x in re.findall(r"(?<![A-Za-z_.\d])(?:\d+(?:\.\d+)?|\.\d+)", plain)]
 
 
@@ -106,8 +103,22 @@ def _compared(text: str, /) -> set[int]:
     return {start + m.end() - 1 for start, formula in shown for m in _COMPARED.finditer(formula)}
 
 
+def excused(text: str, /) -> list[tuple[int, int]]:
+    """Where the names of a text stand, whose numbers measure nothing: first and one past the last character of each.
+
+    >>> text = "GPT-2 in chapter 4 has 1e-9 and 3"
+    >>> [text[start:stop] for start, stop in excused(text)]
+    ['GPT-2', 'chapter 4']
+    """
+    return [named.span() for named in _NAMES.finditer(text)]
+
+
 def unnamed(text: str, /) -> str:
-    """A text without the names whose numbers measure nothing: §3.1, chapter 4, `code`."""
+    """A text without the names that are `excused`, a space for each.
+
+    >>> unnamed("chapter 4 has 3 of `x[2]`")
+    '  has 3 of  '
+    """
     return _NAMES.sub(" ", text)
 
 
@@ -122,8 +133,8 @@ class Text:
         self.calls = [(function, phrase, call.lineno, constants(call)) for function, phrase, call in calls(path)]
 
     def excused(self, text: str | None = None, /) -> list[tuple[int, int]]:
-        """Where names stand, whose numbers measure nothing."""
-        return [named.span() for named in _NAMES.finditer(self.text if text is None else text)]
+        """Where names stand in it: `excused` of the text."""
+        return excused(self.text if text is None else text)
 
     def faults(self, text: str | None = None, /) -> list[str]:
         """What is wrong with the numbers of the text, a line each."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from toyld.book.chapters import ID
 from toyld.book.maths import display, inline
 from toyld.checked import BadInput
 from toyld.claims import CHAPTERS, Claim
@@ -161,7 +162,7 @@ class Renderer:
                 self.claim(found[2], "\0").replace("<code>\0</code>", found[0]) if found[2] in self.known else found[0]
             )
 
-        return re.sub(r'<span class="s2">(&quot;|")([a-z]+\.[a-z0-9-]+)(?:&quot;|")</span>', linked, coloured)
+        return re.sub(rf'<span class="s2">(&quot;|")({ID})(?:&quot;|")</span>', linked, coloured)
 
 
 def code(renderer: Renderer, source: str, label: str, /) -> str:

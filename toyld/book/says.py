@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Numeral", "another", "compared", "formula", "numerals", "says"]
+__all__ = ["RAISED", "Numeral", "another", "compared", "formula", "numerals", "says"]
 
 # 12, 1,000, 4.25, .5, 2/3, 36 %, 10⁻⁶, 2·10⁻⁷; a sign counts where nothing stands before it (3-5 is a range).
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
@@ -18,7 +18,7 @@ _NUMERAL = re.compile(
     r"(?:e(?P<e>[−-]?\d+)|·10(?P<ten>[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)|/(?P<under>\d+)(?![\d.])|(?P<only>[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?"
     r"(?P<percent>\s?%|\sper cent)?"
 )
-_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")  # of exponents: for str.translate
 
 # Words that measure: shares (one in nine, nine of ten), parts (a third, four fifths, half of), multiples (twice as,
 # four times), large numbers (ten thousand, six million), and cardinals above ten. Small ones count: one softmax.
@@ -63,14 +63,14 @@ def _numeral(found: re.Match[str]) -> Numeral:
     digits = found["number"].replace(",", "")
     value, places = Fraction(digits), len(digits.partition(".")[2])
     unit = Fraction(1, 10**places)
-    power = found["e"] or (found["ten"] or "").translate(_RAISED)
+    power = found["e"] or (found["ten"] or "").translate(RAISED)
     if power:
         scale = Fraction(10) ** int(power.replace("−", "-"))
         value, unit = value * scale, unit * scale
     elif found["under"]:
         value, unit = value / int(found["under"]), Fraction(0)
     elif found["only"]:
-        value, unit = value ** int(found["only"].translate(_RAISED)), Fraction(0)
+        value, unit = value ** int(found["only"].translate(RAISED)), Fraction(0)
     if found["percent"]:
         value, unit = value / 100, unit / 100
     if found["sign"] in ("-", "−"):

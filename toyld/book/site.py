@@ -39,8 +39,7 @@ def _solve(sheet: exercises.Sheet, folder: Path) -> pages.Solved:
 
 
 def _named(chapter: Chapter, known: Sequence[str]) -> set[str]:
-    text = "\n".join(cell.source for cell in chapter.cells)
-    return set(re.findall(r"[\"`]([a-z]+\.[a-z0-9-]+)[\"`]", text)) & set(known)
+    return {id for cell in chapter.cells for id in chapters.ids(cell.source)} & set(known)
 
 
 def _refuse(source: Path, out: Path, figures: Path | None) -> None:

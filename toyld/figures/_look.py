@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FALL", "INK", "QUIET", "RISE", "SOFT", "centred", "interval", "note", "require", "title"]
+__all__ = ["FALL", "GREEN", "INK", "QUIET", "RISE", "SOFT", "centred", "interval", "note", "require", "title"]
 
 RISE = "#0B3954"  # navy, L* = 22
 FALL = "#D55E00"  # vermilion, L* = 53
 SOFT = "#E69F00"  # orange, L* = 71
+GREEN = "#4C7A5D"  # moss, L* = 47
 QUIET = "#B8B8B8"
 INK = "#333333"
 

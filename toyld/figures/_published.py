@@ -1,14 +1,18 @@
-"""Where the authors' released logs lie: below $TOYLD_DATA, or a line that says how to get them."""
+"""The authors' released logs, below $TOYLD_DATA: where they lie and what they hold, or how to get them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from toyld.figures._registry import MissingInput
+from toyld.figures._registry import FigureError, MissingInput
 
-__all__ = ["INPUTS", "files", "folders"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["INPUTS", "files", "folders", "read"]
 
 INPUTS = "$TOYLD_DATA/runs/authors"
 
@@ -36,3 +40,17 @@ def files(names: Mapping[str, str], /) -> dict[str, Path]:
     """Every file of these run folders; raises as `folders`."""
     found = [path for folder in folders(names).values() for path in sorted(folder.iterdir()) if path.is_file()]
     return {f"{path.parent.name}/{path.name}": path for path in found}
+
+
+def read(folder: Path, /, **options: Any) -> xr.Dataset:
+    """The log in one of these folders as a trajectory; options: those of `read_authors`.
+
+    Raises:
+        FigureError: it cannot be read as one; the line starts with the folder's name.
+    """
+    from toyld.trajectory import TrajectoryError, read_authors
+
+    try:
+        return read_authors(folder, **options)
+    except TrajectoryError as bad:
+        raise FigureError(f"{folder.name}: {bad}") from bad

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, QUIET, RISE, SOFT, require, title
+from toyld.figures._look import FALL, GREEN, QUIET, RISE, SOFT, require, title
 from toyld.figures._runs import ARGMAX, by_hand, collected, starts_at_zero, unit, weight
 from toyld.figures._table import Table, rows
 
@@ -37,7 +37,7 @@ DIFFERS = (
 )
 TAGS = ("contexts", "dpo", "squeezing", "remedies")
 MODELS = {"local": "", "mixed": "", "anisotropic": ": y⁺ falls"}
-GREEN, BROKEN = "#4C7A5D", (0, (6, 1.5, 1, 1.5))
+BROKEN = (0, (6, 1.5, 1, 1.5))
 # Kind -> (words, colour, dashes).
 LINES: dict[str, tuple[str, str, Any]] = {
     ARGMAX: ("argmax", SOFT, "-"),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, require, title
+from toyld.figures._look import FALL, GREEN, INK, QUIET, RISE, SOFT, require, title
 from toyld.figures._runs import ARGMAX
 from toyld.figures._table import Table, rows
 from toyld.figures._tiny import NAMES, SEEDS, begins_at_zero, changes, end
@@ -38,7 +38,6 @@ TAGS = ("tiny", "dpo", "squeezing")
 COST = "half a minute"
 LENGTHS = (15, 30)
 FRESH = "sampled"
-GREEN = "#4C7A5D"
 DOTS, BROKEN = (0, (1.2, 1.5)), (0, (6, 1.5, 1, 1.5))
 # Kind -> (words, colour, dashes).
 LINES: dict[str, tuple[str, str, Any]] = {

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from toyld.figures._look import INK, QUIET, RISE, SOFT, interval, require, title
+from toyld.figures._look import GREEN, INK, QUIET, RISE, SOFT, interval, require, title
 from toyld.figures._runs import ARGMAX
 from toyld.figures._table import Table, rows
 from toyld.figures._tiny import NAMES, SEEDS, begins_at_zero, changes, end, stages
@@ -37,7 +37,6 @@ TAGS = ("tiny", "dpo", "remedies")
 COST = "half a minute"
 MARGIN = 10.0
 FRESH = "sampled"
-GREEN = "#4C7A5D"
 CONTROLS = {"passes": 15, "updates": 30}
 # Kind -> (words, colour, dashes).
 LINES: dict[str, tuple[str, str, Any]] = {

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, interval, require, title
-from toyld.figures._published import INPUTS, files, folders
+from toyld.figures._published import INPUTS, files, folders, read
 from toyld.figures._registry import FigureError
 from toyld.figures._table import Table, rows
 
@@ -69,15 +70,7 @@ LOOKS: dict[str, tuple[str, Any]] = {
     "random_permute": (INK, (0, (1, 1.2))),
 }
 PEAKED = {"chosen": RISE, "irr_test": FALL, "random_nonhum": SOFT}
-
-
-def inputs() -> dict[str, Path]:
-    """Every file of the three run folders.
-
-    Raises:
-        MissingInput: TOYLD_DATA is not set or lacks one of them.
-    """
-    return files(FOLDERS)
+inputs = partial(files, FOLDERS)
 
 
 def _columns(folder: Path) -> dict[str, np.ndarray]:
@@ -96,7 +89,6 @@ def _columns(folder: Path) -> dict[str, np.ndarray]:
 def data(size: str) -> Table:
     """One row per panel, kind and evaluation; the same at both sizes."""
     from toyld.influence import lbk_as_released, sign_delta_as_released
-    from toyld.trajectory import TrajectoryError, read_authors
 
     names = ("panel", "run", "kind", "evaluation", "mean", "low", "high")
     columns: dict[str, list[Any]] = {name: [] for name in names}
@@ -118,10 +110,7 @@ def data(size: str) -> Table:
         signs = sign_delta_as_released(log[kind], log["A_o"], log["p_e"])
         add("signdelta", name, kind, len(lbk), float(signs.sum()), low, high)
     for stage in ("sft", "dpo"):
-        try:
-            run = read_authors(where[stage], vocab_size=VOCABULARY).isel(seed=0)
-        except TrajectoryError as bad:
-            raise FigureError(f"{where[stage].name}: {bad}") from bad
+        run = read(where[stage], vocab_size=VOCABULARY).isel(seed=0)
         if "pi_norm" not in run:
             raise FigureError(f"{where[stage].name}: expected A_o per example; fetch its .npy with git lfs pull")
         for kind in WORDS:

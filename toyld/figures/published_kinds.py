@@ -14,13 +14,13 @@ stand beside rung `published` of the scoreboard.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, interval, require, title
-from toyld.figures._published import INPUTS, files, folders
+from toyld.figures._published import INPUTS, files, folders, read
 from toyld.figures._registry import FigureError
 from toyld.figures._table import Table, rows
 
@@ -53,28 +53,15 @@ KINDS: dict[str, tuple[str, str, str, Any]] = {
 }
 WORDS = {"A": "Chosen, and like it", "B": "Rejected, and like it", "C": "Other texts"}
 BELOW = {"A": "D", "B": "E", "C": "F"}
-
-
-def inputs() -> dict[str, Path]:
-    """Every file of the two run folders.
-
-    Raises:
-        MissingInput: TOYLD_DATA is not set or lacks one of them.
-    """
-    return files(FOLDERS)
+inputs = partial(files, FOLDERS)
 
 
 def data(size: str) -> Table:
     """One row per model, kind and evaluation; NaN = an interval that was not logged. The same at both sizes."""
-    from toyld.trajectory import TrajectoryError, read_authors
-
     names = ("model", "run", "kind", "evaluation", "examples_in_log", "mean_nats", "low_nats", "high_nats", "logp_nats")
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for model, folder in folders(FOLDERS).items():
-        try:
-            run = read_authors(folder).isel(seed=0)
-        except TrajectoryError as bad:
-            raise FigureError(f"{folder.name}: {bad}") from bad
+        run = read(folder).isel(seed=0)
         for kind in KINDS:
             if kind not in run.probe.values:
                 raise FigureError(f"{folder.name}: expected log-probabilities of {kind}, got none; fetch the run anew")

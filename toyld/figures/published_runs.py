@@ -15,14 +15,13 @@ are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from toyld.figures._look import FALL, INK, RISE, SOFT, note, require, title
-from toyld.figures._published import INPUTS, files, folders
-from toyld.figures._registry import FigureError
+from toyld.figures._published import INPUTS, files, folders, read
 from toyld.figures._table import Table, rows
 
 __all__ = ["DIFFERS", "INPUTS", "PAPER", "TAGS", "check", "data", "draw", "inputs"]
@@ -47,27 +46,14 @@ TITLES = {
     "C": "Another DPO run: displacement",
     "D": "An older DPO log, as published",
 }
-
-
-def inputs() -> dict[str, Path]:
-    """Every file of the four run folders.
-
-    Raises:
-        MissingInput: TOYLD_DATA is not set or lacks one of them.
-    """
-    return files(FOLDERS)
+inputs = partial(files, FOLDERS)
 
 
 def data(size: str) -> Table:
     """One row per run and evaluation, NaN = not logged; the same at both sizes (reading takes a second)."""
-    from toyld.trajectory import TrajectoryError, read_authors
-
     columns: dict[str, list[np.ndarray]] = {}
     for panel, folder in folders(FOLDERS).items():
-        try:
-            run = read_authors(folder, keep_buggy_argmax=True).sel(probe="chosen").isel(seed=0)
-        except TrajectoryError as bad:
-            raise FigureError(f"{folder.name}: {bad}") from bad
+        run = read(folder, keep_buggy_argmax=True).sel(probe="chosen").isel(seed=0)
         chosen = run["logp"].values
         nothing = np.full(chosen.shape, np.nan)
         argmax = run["argmax_logp"].values if "argmax_logp" in run else nothing

@@ -13,13 +13,13 @@ speaks for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from toyld.figures._look import FALL, INK, RISE, SOFT, require, title
-from toyld.figures._published import INPUTS, files, folders
+from toyld.figures._published import INPUTS, files, folders, read
 from toyld.figures._registry import FigureError
 from toyld.figures._table import Table, rows
 
@@ -46,29 +46,17 @@ LOOKS = {
     "not-learning": ("#F2F2F2", "neither"),
     "sft-normal": (RISE, "chosen up"),
 }
-
-
-def inputs() -> dict[str, Path]:
-    """Every file of the three run folders.
-
-    Raises:
-        MissingInput: TOYLD_DATA is not set or lacks one of them.
-    """
-    return files(FOLDERS)
+inputs = partial(files, FOLDERS)
 
 
 def data(size: str) -> Table:
     """One row per run and evaluation; the same at both sizes."""
     from toyld.diagnosis import DEFAULT, classify_examples
     from toyld.diagnosis.curves import curves
-    from toyld.trajectory import TrajectoryError, read_authors
 
     columns: dict[str, list[np.ndarray]] = {}
     for panel, folder in folders(FOLDERS).items():
-        try:
-            c = curves(read_authors(folder))
-        except TrajectoryError as bad:
-            raise FigureError(f"{folder.name}: {bad}") from bad
+        c = curves(read(folder))
         if c.chosen is None or c.argmax is None:
             raise FigureError(
                 f"{folder.name}: expected chosen and argmax per example; fetch its .npy with git lfs pull"

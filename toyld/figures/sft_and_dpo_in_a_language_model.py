@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from toyld.figures._llm import end, load
-from toyld.figures._look import FALL, INK, QUIET, RISE, SOFT, centred, require, title
+from toyld.figures._look import FALL, GREEN, INK, QUIET, RISE, SOFT, centred, require, title
 from toyld.figures._runs import ARGMAX
 from toyld.figures._table import Table, rows
 
@@ -33,7 +33,7 @@ DIFFERS = (
 )
 TAGS = ("llm", "dpo", "sft")
 RUN = "hh"
-GREEN, GREY, DOTS, BROKEN = "#4C7A5D", "#777777", (0, (1.2, 1.5)), (0, (6, 1.5, 1, 1.5))
+GREY, DOTS, BROKEN = "#777777", (0, (1.2, 1.5)), (0, (6, 1.5, 1, 1.5))
 # Kind -> (words, colour, dashes).
 LINES: dict[str, tuple[str, str, Any]] = {
     ARGMAX: ("argmax along y⁺", SOFT, "-"),

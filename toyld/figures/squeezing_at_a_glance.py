@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from toyld import softmax as sm
-from toyld.figures._look import FALL, QUIET, RISE, SOFT, centred, require, title
+from toyld.figures._look import FALL, GREEN, QUIET, RISE, SOFT, centred, require, title
 from toyld.figures._runs import ARGMAX, by_hand, collected
 from toyld.figures._table import Table, rows
 
@@ -32,7 +32,6 @@ DIFFERS = (
 TAGS = ("softmax", "contexts", "dpo", "squeezing")
 STEP, CLASSES, LABEL, FALLOFF = 2.0, 12, 8, 0.95
 RUN = "anisotropic dpo baseline after 10"
-GREEN = "#4C7A5D"
 # Kind -> (words at its end, colour, dashes).
 LINES: dict[str, tuple[str, str, Any]] = {
     ARGMAX: ("the favourite along y⁺", SOFT, "-"),
