@@ -26,7 +26,7 @@ def run(model, stories, out, *, batch):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from toyld.llm import LearningDynamicsCallback, ProbeSet
+    from toyld.llm import LearningDynamicsCallback, ProbeSet, Solved
 
     words = [story.split() for story in json.loads(Path(stories).read_text())]
     rows = [
@@ -50,12 +50,19 @@ def run(model, stories, out, *, batch):
         )
 
     first = trainer()
-    callback = LearningDynamicsCallback(first, probes, every=1, out=out / "ld", tell=lambda line: None, report=False)
+    # A share that tells one answer from another; 0 for none of the responses at hand.
+    solved = Solved(
+        lambda prompt, answer, solution: 1 / (1 + len(answer)), samples=2, max_new_tokens=6, held_out=probes
+    )
+    quiet = {"every": 1, "tell": lambda line: None, "report": False}
+    callback = LearningDynamicsCallback(first, probes, out=out / "ld", solved=solved, **quiet)
     first.add_callback(callback)
     first.train()
     rank, many = first.accelerator.process_index, first.accelerator.num_processes
     ds = callback.table
-    np.savez(out / f"rank-{rank}.npz", logp=ds.logp, argmax=ds.argmax_logp, ref=ds.ref_logp, n=ds.n_tokens, many=many)
+    found = {"logp": ds.logp, "argmax": ds.argmax_logp, "ref": ds.ref_logp, "n": ds.n_tokens}
+    found |= {"accuracy": ds.accuracy.sel(probe="chosen"), "held_out": ds.eval_accuracy}
+    np.savez(out / f"rank-{rank}.npz", many=many, **found)
     second = trainer()
     second.add_callback(LearningDynamicsCallback(second, probes, every=1, out=out / "ld", tell=lambda line: None))
     try:
@@ -90,6 +97,8 @@ def sharded(trainer, callback, model):
     items, rows = callback._cells.items, callback._cells.rows
     with policy.untouched(trainer), policy.reference(trainer) as reference:
         found = [policy.score(trainer, items, rows, model=each).logp for each in (None, reference)]
+        marks = callback._exam.measure(trainer, step=0, kinds=callback._cells.kinds)
+    np.testing.assert_array_equal(marks["accuracy"], callback.table.accuracy.values[:, :1])
     return [callback._cells.spread(logp) for logp in found]
 
 
@@ -140,6 +149,9 @@ def compare(one, two):
     np.testing.assert_allclose(first["ref"] / n, alone["ref"] / n, rtol=0, atol=1e-6)
     assert np.nanmax(np.abs(alone["logp"][:, -1] - alone["logp"][:, 0]) / n) > 0.01, "it trained"
     np.testing.assert_array_equal(read(two / "ld").logp.values, first["logp"])
+    np.testing.assert_array_equal(first["accuracy"][:, 0], alone["accuracy"][:, 0])
+    assert len(np.unique(first["accuracy"])) > 3
+    np.testing.assert_allclose(first["held_out"], first["accuracy"].mean(-1), rtol=1e-15)
     for rank in (0, 1):
         for split in np.load(two / f"sharded-{rank}.npy"):
             np.testing.assert_allclose(split / n[0], alone["logp"][0, 0] / n[0], rtol=0, atol=1e-6)

@@ -2,7 +2,8 @@
 
     from toyld.llm import LearningDynamicsCallback, ProbeSet
 
-`LearningDynamicsCallback` is loaded when it is asked for, and transformers with it.
+`LearningDynamicsCallback` is loaded when it is asked for, and transformers with it; so are `Solved` and `accuracies`,
+for samples of the policy's own answers (`toyld.llm.solved`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from toyld.probes import ProbeSet
 
 if TYPE_CHECKING:
     from toyld.llm.callback import LearningDynamicsCallback, WrongReference
+    from toyld.llm.solved import Solved, accuracies
 
-__all__ = ["LearningDynamicsCallback", "ProbeSet", "WrongReference"]
+__all__ = ["LearningDynamicsCallback", "ProbeSet", "Solved", "WrongReference", "accuracies"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from toyld.llm import callback
 
         return getattr(callback, name)
+    if name in ("Solved", "accuracies"):
+        from toyld.llm import solved
+
+        return getattr(solved, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

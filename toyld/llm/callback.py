@@ -11,6 +11,9 @@ scores the probes at each evaluation or every so many updates, warns while the r
 report.html beside the evaluations. It looks and does not touch: no random number is drawn, no gradient formed; mode,
 flags and logs are those of the run without it. Nothing is stopped for its sake but a run with a wrong reference.
 
+Where prompts have answers that are right or wrong, `solved=Solved(right)` samples the policy's own answers to the
+probes' prompts as well, for pre-memorisation accuracy (`toyld.llm.solved`); a checker that fails ends the run, too.
+
 All state is in the folder: after a kill, training that goes on from a checkpoint goes on there, and evaluations beyond
 the checkpoint are made again. verdict.json is that of the last evaluation at any time.
 """
@@ -34,8 +37,10 @@ from toyld.files import write_whole
 from toyld.llm import live, policy, start
 from toyld.llm.cells import Cells, cells
 from toyld.llm.checkpoints import positions
+from toyld.llm.solved import Exam, Solved, check_kept
 from toyld.probes import ProbeSet
 from toyld.report.command import runs_as_json
+from toyld.report.copying import sentence
 from toyld.report.page import html
 from toyld.trajectory import RunFolder, concat, trajectory
 
@@ -66,7 +71,8 @@ class LearningDynamicsCallback(TrainerCallback):
     trainer's own by default. eos: whether EOS is scored behind plain text, as TRL trains it. wrong_reference: "raise"
     ends a run whose reference is not its policy before the first update; "warn" goes on (where that is meant).
     report: whether verdict.json and report.html are written. tell: hears one line at a time; by default they go to
-    standard error. attrs: what else the tables are to record.
+    standard error. attrs: what else the tables are to record. solved: how the prompts are answered and answers judged;
+    without it nothing is sampled.
 
     Raises:
         WrongReference: at the beginning of training, see there.
@@ -90,6 +96,7 @@ class LearningDynamicsCallback(TrainerCallback):
         report: bool = True,
         tell: Callable[[str], None] | None = None,
         attrs: Mapping[str, Any] | None = None,
+        solved: Solved | None = None,
     ) -> None:
         if every != "eval" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise BadInput(f"every: expected 'eval' or a number of updates, got {every!r}")
@@ -105,7 +112,10 @@ class LearningDynamicsCallback(TrainerCallback):
         self.max_length = min(max_length or getattr(trainer.args, "max_length", None) or room, room)
         self._tell = tell or live.to_stderr
         self._attrs = dict(attrs or {})
-        self._cells: Cells = cells(policy.tokenizer(trainer), probes, max_length=self.max_length, eos=eos)
+        text = policy.tokenizer(trainer)
+        self._cells: Cells = cells(text, probes, max_length=self.max_length, eos=eos)
+        with policy.untouched(trainer):  # a checker, which is tried, may draw random numbers
+            self._exam = None if solved is None else Exam(text, probes, solved, room=room)
         self._folder: RunFolder | None = None
         self._once: _Once | None = None
         self._table: xr.Dataset | None = None
@@ -127,7 +137,7 @@ class LearningDynamicsCallback(TrainerCallback):
         if step == 0:
             with policy.untouched(self.trainer):  # a data set may draw random numbers when it is read
                 found = list(start.faults(self.trainer, self.probes, self._cells))
-            for line in found:
+            for line in (*found, *([self._exam.note] if self._exam and self._exam.note else [])):
                 self._say(f"step 0: {line}")
         if not self._steps:
             self._measure(state)
@@ -160,6 +170,8 @@ class LearningDynamicsCallback(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Say what the run is consistent with."""
         self._training = self._due = False
+        if self._exam is not None:
+            self._say("; ".join(filter(None, (sentence(self.table), self._exam.unended))))
         if policy.is_main(self.trainer) and self.report:
             self._finish()
 
@@ -196,6 +208,7 @@ class LearningDynamicsCallback(TrainerCallback):
         found = policy.everywhere(self.trainer, rows)[0]
         self._steps = set(found)
         self._table = concat(found.values()) if found else None
+        check_kept(None if self._exam is None else self._exam.solved, found.values())
         if self._table is not None:
             first = self._table.isel(step=0)
             reference = self._table.ref_logp.values[0] if "ref_logp" in first else None
@@ -208,6 +221,7 @@ class LearningDynamicsCallback(TrainerCallback):
             "probes": self.probes.sha256[:16], "tokens": self._cells.fingerprint, "kinds": list(self._cells.kinds),
             "examples": len(self.probes), "max_length": self.max_length, "eos": self.eos, "every": self.every,
             "stage": self.stage, "arm": self.arm, "seed": int(self.trainer.args.seed), **policy.told(self.trainer),
+            **({} if self._exam is None else {"solved": self._exam.solved.told}),
         }  # fmt: skip
         command = "toyld.llm.LearningDynamicsCallback"
         return RunFolder.create(self.out, command=command, config=config, stages=[self.stage], resume=resume)
@@ -226,8 +240,9 @@ class LearningDynamicsCallback(TrainerCallback):
             scores = policy.score(self.trainer, self._cells.items, self._cells.rows, batch_size=self.batch_size)
             if self._once is None:
                 self._once = self._measure_once(scores)
+            marks = {} if self._exam is None else self._exam.measure(self.trainer, step=step, kinds=self._cells.kinds)
         ds = trajectory(
-            self._cells.table(scores, self._once.reference) | live.logged(state),
+            self._cells.table(scores, self._once.reference) | live.logged(state) | marks,
             step=[step],
             probe=self._cells.kinds,
             example=self._cells.examples,
@@ -238,7 +253,7 @@ class LearningDynamicsCallback(TrainerCallback):
             attrs={
                 "vocab_size": policy.vocabulary(self.trainer), "noise_floor": self._once.noise_floor,
                 "probing_set": self.probes.sha256[:16], "max_length": self.max_length, "n_cut": self._cells.n_cut,
-                **policy.told(self.trainer), **self._attrs,
+                **policy.told(self.trainer), **({} if self._exam is None else self._exam.attrs), **self._attrs,
             },
         )  # fmt: skip
         first = self._table is None
@@ -269,6 +284,8 @@ class LearningDynamicsCallback(TrainerCallback):
         line = f"step {step}: {len(self._cells.examples)} prompts × {len(self._cells.kinds)} kinds"
         line += f" ({self._cells.n_cut} responses cut)" if self._cells.n_cut else ""
         noise = f"scoring noise {self._once.noise_floor:.1e} nats/token"
+        if self._exam is not None:
+            noise = "; ".join(filter(None, (noise, sentence(self.table), self._exam.unended)))
         if step > 0:
             self._say(f"{line}; {noise}; resumed in a new folder: changes count from here, not from the beginning")
             return

@@ -12,6 +12,7 @@ import xarray as xr
 
 from toyld.diagnosis import Verdict
 from toyld.probes import KINDS
+from toyld.report.copying import copying
 from toyld.trajectory import load
 
 __all__ = ["closing", "kept", "keys", "logged", "mirror", "news", "to_stderr"]
@@ -68,7 +69,12 @@ def keys(ds: xr.Dataset, found: Verdict, /) -> dict[str, float]:
         ld/noise_floor     how much scores depend on the shape of a batch
 
     Log-probabilities are nats a token, a mean over examples of each response's own mean; with the suffix _sum nats a
-    response. The noise floor is nats a token.
+    response. The noise floor is nats a token. Where answers were sampled (`toyld.llm.solved`), means over prompts:
+
+        ld/accuracy        share of the policy's own answers that are right
+        ld/copied          share of the prompts whose solution has a perplexity up to the threshold
+        ld/premem          pre-memorisation accuracy, of all evaluations up to this one
+        ld/test_accuracy   accuracy on held-out prompts, where there are any
     """
     now = ds.isel(step=-1, seed=0)
     kinds = [str(kind) for kind in now.probe.values]
@@ -92,6 +98,11 @@ def keys(ds: xr.Dataset, found: Verdict, /) -> dict[str, float]:
         out["ld/rank_acc"] = float(np.mean(ahead[np.isfinite(ahead)] >= 0))
     if found.share is not None:
         out["ld/frac_squeezed"] = float(found.share["squeezing"])
+    if (asked := copying(ds)) is not None and asked.step[-1] == ds.step.values[-1]:
+        for name in ("accuracy", "copied", "premem"):
+            out[f"ld/{name}"] = float(getattr(asked, name)[-1].mean())
+        if asked.held_out is not None:
+            out["ld/test_accuracy"] = float(asked.held_out[0][-1])
     return {**out, "ld/noise_floor": float(ds.attrs["noise_floor"])}
 
 

@@ -282,6 +282,8 @@ def _found(v: Verdict) -> list[str]:
 
 def facts(ds: xr.Dataset, v: Verdict, /) -> list[tuple[str, list[str]]]:
     """(heading, lines) in the order to be read; what was not found is left out."""
+    from toyld.report.copying import sentence  # which words numbers as this module does
+
     open_, known = v.verdict == "cannot-tell", [note["text"] for note in v.findings if note["code"] in _KNOWN]
     out: list[tuple[str, list[str]]] = [("known", known)] if open_ else [("means", [MEANING[v.verdict]])]
     out += [] if open_ else [("also", v.reasons)]
@@ -303,6 +305,7 @@ def facts(ds: xr.Dataset, v: Verdict, /) -> list[tuple[str, list[str]]]:
         at = turned["peak" if turned["shape"] == "bell" else "trough"]
         name = "highest" if turned["shape"] == "bell" else "lowest"
         out.append(("turning", [f"chosen {name} at {at['step']} {unit(ds)}: {nats(at['value'], sign=False)}"]))
+    out.append(("samples", [sentence(ds)]))
     if v.warning is not None:
         out.append(("warning", [_warned(ds, v)]))
     if v.control is not None:

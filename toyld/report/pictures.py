@@ -20,6 +20,7 @@ from toyld.diagnosis import Verdict, classify_examples
 from toyld.diagnosis.curves import Curves, curves
 from toyld.diagnosis.resample import bootstrap_means, interval, known_mean
 from toyld.report._words import nats, share, unit
+from toyld.report.copying import NORMAL, copying
 
 __all__ = ["SHADES", "Picture", "pictures"]
 
@@ -262,6 +263,33 @@ def _others(c: Curves, rows: NDArray[np.intp], xlabel: str, key: str) -> Iterato
     yield Picture("Where the mass went: the other responses", says, _inline(fig, says, f"{key}-others"))
 
 
+def _answers(ds: xr.Dataset, xlabel: str, key: str) -> Iterator[Picture]:
+    """Accuracy of sampled answers, what of it stands without copying, and how many solutions are copied."""
+    found = copying(ds)
+    if found is None:
+        return
+    rows = _thin(len(found.step))
+    bounds = found.intervals()
+    series: dict[str, tuple[Floats, Any, Any, str, str]] = {}
+    for label, name, color, dash in (("right", "accuracy", _CHOSEN, "-"), ("PreMem", "premem", _ARGMAX, "--")):
+        low, high = (100 * bound[rows] for bound in bounds[name])
+        series[label] = (100 * getattr(found, name)[rows].mean(1), low, high, color, dash)
+    series["copied"] = (100 * found.copied[rows].mean(1), None, None, _REJECTED, ":")
+    if found.held_out is not None:
+        mean, error = (100 * values[rows] for values in found.held_out)
+        low, high = (np.clip(mean + side * NORMAL * error, 0, 100) for side in (-1, 1))
+        series["held out"] = (mean, low, high, _INK, "-.")
+    x = found.step[rows].astype(float)
+    fig, ax = _lines(x, series, "prompts, %", xlabel)
+    ax.set_ylim(0, 100)
+    _at_the_end(ax, x[-1], _ends(series))
+    ends = ", ".join(f"{name} {share(y[0] / 100)} → {share(y[-1] / 100)}" for name, (y, *_) in series.items())
+    says = f"First to last, means over {found.accuracy.shape[1]} prompts: {ends}. Right: sampled answers; copied: "
+    says += f"solutions of perplexity up to {found.threshold:g}; PreMem: the best accuracy before copying, at most the "
+    says += "accuracy then. Bands: 95 % interval over prompts."
+    yield Picture("Right, and copied", says, _inline(fig, says, f"{key}-answers"))
+
+
 def _rewards(ds: xr.Dataset, xlabel: str, key: str) -> Iterator[Picture]:
     """Rewards as logged."""
     for source in ("eval", "train"):
@@ -302,5 +330,5 @@ def pictures(ds: xr.Dataset, verdict: Verdict, /, *, key: str) -> list[Picture]:
         if len(rows):
             for draw in (_paths, _classes, _others):
                 out += list(draw(c, rows, xlabel, key))
-        out += list(_rewards(ds, xlabel, key))
+        out += [*_answers(ds, xlabel, key), *_rewards(ds, xlabel, key)]
     return out
