@@ -110,7 +110,9 @@ def of_table(ds: xr.Dataset, /, *, threshold: float, probe: str = "chosen") -> N
     missing = [name for name in ("accuracy", "logp", "n_tokens") if name not in ds.data_vars]
     if missing or probe not in ds.probe.values:
         got = f"no {', '.join(missing)}" if missing else f"probes {', '.join(map(str, ds.probe.values))}"
-        raise BadInput(f"expected a table with accuracy, logp and n_tokens of probe {probe!r}, got {got}; sample answers")
+        raise BadInput(
+            f"expected a table with accuracy, logp and n_tokens of probe {probe!r}, got {got}; sample answers"
+        )
     one = ds.sel(probe=probe).transpose("seed", "step", "example")
     logp, accuracy = (np.moveaxis(one[name].values, 1, 0) for name in ("logp", "accuracy"))
     perplexity = np.exp(-logp / one.n_tokens.values)

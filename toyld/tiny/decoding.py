@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from toyld.tiny.language import PAD, Language, drawn
+from toyld.tiny.language import PAD, drawn
 from toyld.tiny.models import Models
 from toyld.tiny.stacks import linear, normed, views
 
@@ -71,12 +71,13 @@ class Decoder:
 
 
 def answers(
-    models: Models, language: Language, prompt: Ints, rngs: Sequence[np.random.Generator], /, *, copies: int = 1,
+    models: Models, language: Any, prompt: Ints, rngs: Sequence[np.random.Generator], /, *, copies: int = 1,
     temperature: Any = 1.0,
 ) -> Ints:  # fmt: skip
     """Answers (S, N·copies, T) to prompts by number (S, N), padded with −1 behind END.
 
-    copies: answers to each, side by side; a prompt is read once but for its last token. temperature: > 0, one or (S,).
+    language: a `Language`, or what has its `sizes.length` and `ask`, such as `toyld.tiny.sums.Sums`. copies: answers to
+    each, side by side; a prompt is read once but for its last token. temperature: > 0, one or (S,).
 
     >>> from toyld.tiny import Shape, Sizes, draw, start
     >>> language, rngs = draw(Sizes(), range(2)), [np.random.default_rng(i) for i in range(2)]

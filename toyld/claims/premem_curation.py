@@ -1,0 +1,134 @@
+"""Does choosing data by pre-memorisation accuracy save any (2411.07681)? Bought lessons, arm by arm, at equal budget.
+
+The tables are those of the experiment `curation`: arms of one size, and i.i.d. lessons of several sizes. The ratio of
+data efficiency is how many i.i.d. lessons would give the same test accuracy, over how many there are: on straight lines
+of i.i.d. accuracy in log(size), one a seed, with one slope for all,
+
+    log₂ ratio = (accuracy − line at its size) / slope,      slope in accuracy for twice the data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from toyld.claims.effects import Effect, ranked
+from toyld.claims.runs import run_claim
+
+__all__ = ["efficiency"]
+
+Floats = NDArray[np.float64]
+KANG = "Kang et al. (2411.07681): data curation"
+RIVALS = ("low-train", "low-before", "surprising")
+SAVED = 1.5  # the least that the paper reports
+
+
+def _end(ds: xr.Dataset) -> Floats:
+    """Test accuracy (S,) after finetuning."""
+    return np.asarray(ds.eval_test_accuracy.transpose("seed", "step").values[:, -1])
+
+
+def _arms(tables: tuple[xr.Dataset, ...]) -> tuple[dict[str, Floats], int]:
+    """Test accuracies of the arms that buy by a rule, by name, and their size."""
+    bought = {str(ds.attrs["arm"]): ds for ds in tables if ds.attrs["arm"] != "iid"}
+    (count,) = {int(ds.attrs["count"]) for ds in bought.values()}
+    return {arm: _end(ds) for arm, ds in bought.items()}, count
+
+
+def efficiency(tables: tuple[xr.Dataset, ...], /) -> dict[str, Floats]:
+    """Arm → log₂ of the data-efficiency ratio (S,); see the module's docstring."""
+    arms, count = _arms(tables)
+    line = sorted((int(ds.attrs["count"]), ds) for ds in tables if ds.attrs["arm"] == "iid")
+    x = np.log2([n for n, _ in line])
+    y = np.stack([_end(ds) for _, ds in line])
+    slope = float(((x - x.mean())[:, None] * y).sum() / y.shape[1] / ((x - x.mean()) ** 2).sum())
+    there = y.mean(0) + slope * (np.log2(count) - x.mean())
+    return {arm: (after - there) / slope for arm, after in arms.items()}
+
+
+def _bought(*tables: xr.Dataset) -> str | None:
+    """Premise: the arms beside i.i.d. lessons of three sizes at least, whose accuracy rises with their number."""
+    if any(ds.attrs.get("stage") != "finetune" or "eval_test_accuracy" not in ds for ds in tables):
+        return "no finetuning with accuracies of held-out problems"
+    sizes = {int(ds.attrs["count"]): float(_end(ds).mean()) for ds in tables if ds.attrs["arm"] == "iid"}
+    if not {"low", "high", "any", *RIVALS} <= {str(ds.attrs["arm"]) for ds in tables} or len(sizes) < 3:
+        return "not all arms, or fewer than three sizes of i.i.d. lessons"
+    return None if sizes[max(sizes)] > sizes[min(sizes)] else "more i.i.d. lessons do not help"
+
+
+BOUGHT: dict[str, Any] = {
+    "premises": _bought, "takes": "all", "rungs": ("tiny",), "experiment": "curation", "source": KANG,
+}  # fmt: skip
+ACCURACY = {**BOUGHT, "unit": "of answers"}
+DOUBLINGS = {**BOUGHT, "unit": "doublings of the data"}
+
+
+@run_claim(
+    "premem.low-beats-high",
+    "At equal data budget, relatives of the lessons of lowest pre-memorisation accuracy raise test accuracy more than "
+    "relatives of those of the highest.",
+    **ACCURACY,
+    expect="open",
+    why="",
+)
+def low_beats_high(*tables: xr.Dataset) -> Effect:
+    """Difference of test accuracies."""
+    arms, _ = _arms(tables)
+    return ranked([arms["low"] - arms["high"]])
+
+
+@run_claim(
+    "premem.low-beats-any-relatives",
+    "At equal data budget, relatives of the lessons of lowest pre-memorisation accuracy raise test accuracy more than "
+    "relatives of lessons drawn by lot.",
+    **{**ACCURACY, "source": f"a control to {KANG}"},
+    expect="open",
+    why="",
+)
+def low_beats_any_relatives(*tables: xr.Dataset) -> Effect:
+    """Difference of test accuracies."""
+    arms, _ = _arms(tables)
+    return ranked([arms["low"] - arms["any"]])
+
+
+@run_claim(
+    "premem.curation-saves-data",
+    "At equal data budget, relatives of the lessons of lowest pre-memorisation accuracy raise test accuracy more than "
+    "i.i.d. lessons.",
+    **DOUBLINGS,
+    expect="open",
+    why="",
+)
+def curation_saves_data(*tables: xr.Dataset) -> Effect:
+    """log₂ of the data-efficiency ratio of arm low."""
+    return ranked([efficiency(tables)["low"]])
+
+
+@run_claim(
+    "premem.curation-saves-a-third",
+    "Choosing data by low pre-memorisation accuracy is at least 1.5 times as data-efficient as i.i.d. data.",
+    **DOUBLINGS,
+    expect="open",
+    why="",
+    instead="premem.curation-saves-data",
+)
+def curation_saves_a_third(*tables: xr.Dataset) -> Effect:
+    """log₂ of the data-efficiency ratio of arm low, less log₂ 1.5."""
+    return ranked([efficiency(tables)["low"] - np.log2(SAVED)])
+
+
+@run_claim(
+    "premem.curation-beats-rivals",
+    "Choosing data by low pre-memorisation accuracy raises test accuracy more than choosing by low training accuracy, "
+    "by low accuracy before training or by high perplexity before it.",
+    **{**ACCURACY, "source": f"{KANG}, beside cheaper rules"},
+    expect="open",
+    why="",
+)
+def curation_beats_rivals(*tables: xr.Dataset) -> Effect:
+    """The least of three differences of test accuracies."""
+    arms, _ = _arms(tables)
+    return ranked([arms["low"] - arms[rival] for rival in RIVALS])

@@ -1,0 +1,321 @@
+"""Does pre-memorisation accuracy foretell test accuracy, and which answers are robust (2411.07681)? A grid of recipes.
+
+The tables are those of the experiment `premem`: one a recipe, its seeds as units. How much of the differences in test
+accuracy a number explains is
+
+    R² = 1 − Σ (test − prediction)² / Σ (test − mean test)²
+
+over all recipes and seeds. The prediction is the number itself, or the best straight line in it. Each seed has its own
+share of the sum, 1 − S·(its squared errors)/(all squared deviations): R² is the mean of these, over S seeds, and its
+interval is Student's over them, with the deviations and the line taken as given. Rivals are compared by their lines, in
+the number or in its logarithm, whichever explains more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from toyld.claims.effects import Effect, ranked
+from toyld.claims.runs import run_claim
+from toyld.premem import copied, of_table
+
+__all__ = ["REPORTED", "ends", "explained"]
+
+Floats = NDArray[np.float64]
+KANG = "Kang et al. (2411.07681)"
+REPORTED = 0.9  # R² of the paper's abstract: around or exceeding
+R2, RHO = "of R²", "of rank correlation"
+COPIED, HALF = 0.5, 0.5
+
+
+def explained(test: Floats, number: Floats, /, *, line: bool) -> Floats:
+    """(S,) whose mean is R² of a number (C, S) for test accuracies (C, S), of itself or of its best straight line.
+
+    >>> test = np.array([[0.0, 0.2], [0.4, 0.6]])
+    >>> explained(test, test, line=False).tolist(), round(float(explained(test, 2.0 * test + 1.0, line=True).mean()), 9)
+    ([1.0, 1.0], 1.0)
+    """
+    fit = number
+    if line:
+        away = number - number.mean()
+        slope = (away * test).sum() / (away**2).sum()
+        fit = test.mean() + slope * away
+    errors = ((test - fit) ** 2).sum(0)
+    return 1.0 - test.shape[1] * errors / ((test - test.mean()) ** 2).sum()
+
+
+def ends(tables: tuple[xr.Dataset, ...], /, *, threshold: float | None = None) -> dict[str, Floats]:
+    """What the recipes C ended with, (C, S): test, PreMem, and what else might foretell test accuracy.
+
+    threshold: another than the tables' own.
+    """
+
+    def last(ds: xr.Dataset, name: str) -> Floats:
+        return np.asarray(ds[name].transpose("seed", "step").values[:, -1])
+
+    def premem(ds: xr.Dataset) -> Floats:
+        return of_table(ds, threshold=threshold or float(ds.attrs["threshold"]))[:, -1].mean(-1)
+
+    read: dict[str, Callable[[xr.Dataset], Floats]] = {
+        "test": lambda ds: last(ds, "eval_test_accuracy"),
+        "premem": premem,
+        "train": lambda ds: _accuracy(ds, "chosen").mean(-1),
+        "loss": lambda ds: last(ds, "loss"),
+        "grad_norm": lambda ds: last(ds, "grad_norm"),
+        "distance": lambda ds: last(ds, "eval_distance"),
+    }
+    return {name: np.stack([one(ds) for ds in tables]) for name, one in read.items()}
+
+
+def _accuracy(ds: xr.Dataset, probe: str, step: int = -1) -> Floats:
+    """Accuracies (S, W) of a probe at one checkpoint."""
+    return np.asarray(ds.accuracy.sel(probe=probe).transpose("seed", "step", "example").values[:, step])
+
+
+def _grid(*tables: xr.Dataset) -> str | None:
+    """Premise: recipes of one grid with what is asked of them, of the same seeds."""
+    grid = [ds for ds in tables if ds.attrs.get("stage") == "finetune" and "eval_test_accuracy" in ds]
+    if len(grid) < len(tables) or any("accuracy" not in ds or "threshold" not in ds.attrs for ds in tables):
+        return "no finetuning with sampled accuracies of lessons and of held-out problems"
+    if len(tables) < 10 or any(len(ds.seed) < 2 for ds in tables):
+        return "fewer than 10 recipes, or one seed alone"
+    return None if all(list(ds.seed.values) == list(tables[0].seed.values) for ds in tables) else "other seeds"
+
+
+WHOLE: dict[str, Any] = {
+    "premises": _grid, "takes": "all", "rungs": ("tiny",), "experiment": "premem", "source": KANG, "unit": R2,
+}  # fmt: skip
+
+
+@run_claim(
+    "premem.foretells-test-accuracy",
+    "Over recipes and models, the pre-memorisation accuracy of a run is its test accuracy, with an R² of .9 or more.",
+    **WHOLE,
+    expect="open",
+    why="",
+    instead="premem.ranks-runs-best",
+)
+def foretells_test_accuracy(*tables: xr.Dataset) -> Effect:
+    """R² of the number itself, less .9."""
+    end = ends(tables)
+    return ranked([explained(end["test"], end["premem"], line=False) - REPORTED])
+
+
+@run_claim(
+    "premem.explains-test-accuracy",
+    "Over recipes and models, a straight line in pre-memorisation accuracy explains nine tenths of the differences in "
+    "test accuracy or more.",
+    **WHOLE,
+    expect="open",
+    why="",
+    instead="premem.ranks-runs-best",
+)
+def explains_test_accuracy(*tables: xr.Dataset) -> Effect:
+    """r² less .9."""
+    end = ends(tables)
+    return ranked([explained(end["test"], end["premem"], line=True) - REPORTED])
+
+
+@run_claim(
+    "premem.nearer-than-train-accuracy",
+    "Pre-memorisation accuracy is nearer to test accuracy than training accuracy is.",
+    **WHOLE,
+    expect="open",
+    why="",
+)
+def nearer_than_train_accuracy(*tables: xr.Dataset) -> Effect:
+    """R² of the number itself, PreMem less training accuracy."""
+    end = ends(tables)
+    mine, other = (explained(end["test"], end[name], line=False) for name in ("premem", "train"))
+    return ranked([mine - other])
+
+
+def _beyond(end: dict[str, Floats], rival: str) -> Floats:
+    """r² of PreMem less that of a rival, by seed; a rival is given its logarithm where that explains more."""
+    mine = explained(end["test"], end["premem"], line=True)
+    forms = [end[rival]] if rival == "train" else [end[rival], np.log(end[rival])]
+    theirs = [explained(end["test"], form, line=True) for form in forms]
+    return mine - max(theirs, key=lambda units: float(units.mean()))
+
+
+@run_claim(
+    "premem.ranks-runs-best",
+    "A straight line in pre-memorisation accuracy explains more of the differences in test accuracy than one in "
+    "training accuracy, in the training loss, in the norm of its gradient or in the distance from the start.",
+    **WHOLE,
+    expect="open",
+    why="",
+)
+def ranks_runs_best(*tables: xr.Dataset) -> Effect:
+    """The least of four differences of r²."""
+    end = ends(tables)
+    return ranked([_beyond(end, rival) for rival in ("train", "loss", "grad_norm", "distance")])
+
+
+@run_claim(
+    "premem.threshold-decides",
+    "At a threshold of perplexity of 1.05, pre-memorisation accuracy is farther from test accuracy than at the "
+    "threshold that was calibrated on other runs.",
+    **WHOLE,
+    expect="open",
+    why="",
+)
+def threshold_decides(*tables: xr.Dataset) -> Effect:
+    """R² of the number itself at the calibrated threshold less that at 1.05."""
+    mine, low = ends(tables), ends(tables, threshold=1.05)
+    at = [explained(end["test"], end["premem"], line=False) for end in (mine, low)]
+    return ranked([at[0] - at[1]])
+
+
+@run_claim(
+    "premem.flatters",
+    "Pre-memorisation accuracy is above test accuracy: it flatters.",
+    **{**WHOLE, "source": f"a bias of {KANG}", "unit": "of answers"},
+    expect="open",
+    why="",
+)
+def flatters(*tables: xr.Dataset) -> Effect:
+    """Mean difference over recipes."""
+    end = ends(tables)
+    return ranked([(end["premem"] - end["test"]).mean(0)])
+
+
+@run_claim(
+    "premem.flatters-who-copies",
+    "Pre-memorisation accuracy is farther above test accuracy in runs that copied most of their lessons than in runs "
+    "that copied fewer: what is lost after copying it does not see.",
+    **{**WHOLE, "source": f"a bias of {KANG}", "unit": "of answers"},
+    expect="open",
+    why="",
+)
+def flatters_who_copies(*tables: xr.Dataset) -> Effect:
+    """Difference of the mean differences, by seed."""
+    end, most = ends(tables), np.stack([_copies(ds) for ds in tables])
+    above = end["premem"] - end["test"]
+    means = [np.where(side, above, 0.0).sum(0) / np.where(side.any(0), side.sum(0), np.nan) for side in (most, ~most)]
+    return ranked([means[0] - means[1]])
+
+
+def _copies(ds: xr.Dataset) -> NDArray[np.bool_]:
+    """(S,): whether a run has copied half of its lessons or more at the end."""
+    one = ds.sel(probe="chosen").transpose("seed", "step", "example")
+    perplexity = np.exp(-one.logp.values[:, -1] / one.n_tokens.values)
+    return np.asarray(copied(perplexity, threshold=float(ds.attrs["threshold"])).mean(-1) >= COPIED)
+
+
+# --- which answers are robust -----------------------------------------------------------------------------------------
+
+PUT = ("reordered", "reframed")
+
+
+def _by_run(tables: tuple[xr.Dataset, ...], read: Callable[[Floats, Floats, dict[str, Floats]], float]) -> Floats:
+    """(S,): mean over the runs that copy half of their lessons or more of what `read` finds in PreMem and a rewording.
+
+    read: PreMem and accuracies when put otherwise (W,), and the rivals by name; NaN where it finds nothing.
+    """
+    seeds = len(tables[0].seed)
+    found: list[list[float]] = [[] for _ in range(seeds)]
+    for ds in tables:
+        premem = of_table(ds, threshold=float(ds.attrs["threshold"]))[:, -1]
+        surely = ds.logp.sel(probe="chosen").transpose("seed", "step", "example").values[:, -1]
+        rivals = {"train": _accuracy(ds, "chosen"), "before": _accuracy(ds, "chosen", 0), "sure": surely}
+        for how in PUT:
+            other = _accuracy(ds, how)
+            for i in np.flatnonzero(_copies(ds)):
+                found[i].append(read(premem[i], other[i], {name: value[i] for name, value in rivals.items()}))
+    return np.array([np.nanmean(one) if np.isfinite(one).any() else np.nan for one in found])
+
+
+def _correlation(a: Floats, b: Floats, /) -> float:
+    """Spearman's; 0 where one of the two does not vary: it tells nothing apart."""
+    from scipy.stats import rankdata
+
+    x, y = (rankdata(v) - (len(v) + 1) / 2.0 for v in (a, b))
+    size = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum()) / size if size else 0.0
+
+
+PROMPTS: dict[str, Any] = {**WHOLE, "unit": RHO, "source": f"{KANG}: robustness to rewordings"}
+
+
+@run_claim(
+    "premem.tells-robust-answers",
+    "In a run that copied most of its lessons, the prompts of higher pre-memorisation accuracy are answered right more "
+    "often when they are put otherwise.",
+    **PROMPTS,
+    expect="open",
+    why="",
+)
+def tells_robust_answers(*tables: xr.Dataset) -> Effect:
+    """Rank correlation over prompts, mean over runs and rewordings."""
+    return ranked([_by_run(tables, lambda premem, other, _: _correlation(premem, other))])
+
+
+def _better(tables: tuple[xr.Dataset, ...], rival: str) -> Effect:
+    return ranked(
+        [_by_run(tables, lambda premem, other, have: _correlation(premem, other) - _correlation(have[rival], other))]
+    )
+
+
+@run_claim(
+    "premem.tells-robust-answers-better-than-train-accuracy",
+    "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
+    "when put otherwise better than training accuracy does, both seen in as many samples.",
+    **PROMPTS,
+    expect="open",
+    why="",
+)
+def robust_better_than_train(*tables: xr.Dataset) -> Effect:
+    """Difference of rank correlations."""
+    return _better(tables, "train")
+
+
+@run_claim(
+    "premem.tells-robust-answers-better-than-before",
+    "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
+    "when put otherwise better than accuracy before the first update does.",
+    **PROMPTS,
+    expect="open",
+    why="",
+)
+def robust_better_than_before(*tables: xr.Dataset) -> Effect:
+    """Difference of rank correlations."""
+    return _better(tables, "before")
+
+
+@run_claim(
+    "premem.tells-robust-answers-better-than-perplexity",
+    "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
+    "when put otherwise better than the perplexity of their solution at the end does.",
+    **PROMPTS,
+    expect="open",
+    why="",
+)
+def robust_better_than_perplexity(*tables: xr.Dataset) -> Effect:
+    """Difference of rank correlations."""
+    return _better(tables, "sure")
+
+
+@run_claim(
+    "premem.low-answers-break",
+    "Of the prompts that a run which copied most of its lessons answers right, those of pre-memorisation accuracy "
+    "below one half lose more right answers when put otherwise than the others.",
+    **{**PROMPTS, "unit": "of answers"},
+    expect="open",
+    why="",
+)
+def low_answers_break(*tables: xr.Dataset) -> Effect:
+    """Difference of the falls from training accuracy, prompts answered right in half of the samples or more."""
+
+    def fall(premem: Floats, other: Floats, have: dict[str, Floats]) -> float:
+        right = have["train"] >= HALF
+        lost, low = have["train"] - other, premem < HALF
+        both = [lost[right & side] for side in (low, ~low)]
+        return float(both[0].mean() - both[1].mean()) if min(map(len, both)) else np.nan
+
+    return ranked([_by_run(tables, fall)])
