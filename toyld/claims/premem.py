@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from flint import arb
+from scipy.special import bdtr
 
 from toyld.claims.base import Counterexample, Field, Margin, Premises, Without, claim, rounding
 from toyld.claims.exact import ball
@@ -173,3 +174,94 @@ def _fall(threshold: Fraction, accuracy: tuple[Fraction, ...], perplexity: tuple
 def never_falls(threshold: Array, accuracy: Array, perplexity: Array) -> Margin:
     found = _found(threshold, accuracy, perplexity)
     return Margin(np.diff(found, axis=1), rounding(np.ones_like(found[:, 1:])))
+
+
+# --- what samples, traces and later training do to it -----------------------------------------------------------------
+
+
+def best_of(chances: Array, samples: int, /) -> float:
+    """E max_m X_m/n of X_m ~ Bin(n, a_m), drawn apart: expected PreMem from n samples, copied and right at the end.
+
+    >>> best_of(np.array([0.5, 0.5]), 1), best_of(np.array([0.5, 0.5]), 2)
+    (0.75, 0.6875)
+    """
+    below = bdtr(np.arange(samples)[:, None].astype(float), samples, chances).prod(-1)
+    return float((1.0 - below).sum() / samples)
+
+
+def _few(more: Field) -> Premises:
+    return Premises({"accuracy": _shares(), "samples": integers(1, 24), "more": more})
+
+
+@claim(
+    "premem.fewer-samples-flatter",
+    "The fewer answers are sampled at a checkpoint, the higher is the expected pre-memorisation accuracy of a prompt "
+    "that is copied, and always right, at the end.",
+    source="toyld, on accuracies from samples in Kang et al. (2411.07681)",
+    kind="theorem",
+    premises=_few(integers(0, 40)),
+    proof="It is E max_m X_m/n. Of n' ≥ n answers take n by lot: their share has the share of all as its expectation "
+    "given all, and the largest of several numbers is convex in them, so that by Jensen its expectation is no smaller. "
+    "As n grows it falls to max_m a_m.",
+    without=Without("the second one has as many samples or more", _few(integers(-12, -1))),
+)
+def fewer_samples_flatter(accuracy: Array, samples: Array, more: Array) -> Margin:
+    second = np.maximum(samples + more, 1)
+    cases = zip(accuracy, samples, second, strict=True)
+    gap = np.array([best_of(a, int(n)) - best_of(a, int(k)) for a, n, k in cases])
+    # a product of V shares of binomials, each a sum of up to n terms
+    bound = rounding(accuracy.shape[-1] * (samples + np.abs(more)).astype(float))
+    return Margin(gap, bound)
+
+
+def _ends(recited: Field) -> Premises:
+    """A log whose last half of checkpoints is copied; `recited`: how often the prompt is answered right there."""
+
+    def decode(u: np.ndarray, size: int, case: Mapping[str, Array]) -> Array:
+        p = case["threshold"][:, None]
+        return np.where(np.arange(size) < (size + 1) // 2, p * (1.001 + 3.0 * u), 1.0 + (p - 1.0) * u)
+
+    late = Field(lambda size: size, decode)
+    return Premises({"threshold": real(1.01, 3.0), "accuracy": _shares(), "perplexity": late, "recited": recited})
+
+
+@claim(
+    "premem.blind-after-copying",
+    "Once a prompt is copied and always answered right, its pre-memorisation accuracy stays as it was, whatever "
+    "training does to other prompts from there on.",
+    source=SOURCE,
+    kind="theorem",
+    premises=_ends(constant(1.0)),
+    proof="Copied checkpoints add nothing to the maximum, and an accuracy of 1 is never the smaller of the two.",
+    without=Without("it is always answered right", _ends(real(0.0, 0.9))),
+)
+def blind_after_copying(threshold: Array, accuracy: Array, perplexity: Array, recited: Array) -> Margin:
+    half = (accuracy.shape[-1] + 1) // 2
+    said = np.where(np.arange(accuracy.shape[-1]) < half, accuracy, recited[:, None])
+    found = _found(threshold, said, perplexity)[:, half:]
+    kept = np.max(accuracy[:, :half], axis=1, keepdims=True)
+    bound = rounding(np.ones_like(found))
+    return Margin(bound - np.abs(found - kept), bound)
+
+
+def _solver(scale: Field) -> Premises:
+    """A solver with W right traces of T tokens; `scale`: the threshold over W^{1/T}."""
+    return Premises({"traces": integers(2, 5040), "tokens": integers(1, 100), "accuracy": _shares(), "scale": scale})
+
+
+@claim(
+    "premem.too-high-a-threshold-masks-understanding",
+    "A solver that gives each of W right traces of T tokens the probability 1/W of its own counts as copying one of "
+    "them at thresholds of W^{1/T} and above: its pre-memorisation accuracy is 0.",
+    source=SOURCE,
+    kind="theorem",
+    premises=_solver(real(1.0 + 1e-9, 2.0)),
+    proof="Its perplexity along each of them is (1/W)^{−1/T} = W^{1/T}, at every checkpoint.",
+    without=Without("the threshold is W^{1/T} or above", _solver(real(0.5, 0.99))),
+)
+def too_high_a_threshold(traces: Array, tokens: Array, accuracy: Array, scale: Array) -> Margin:
+    perplexity = np.exp(np.log(traces) / tokens)
+    threshold = np.maximum(scale * perplexity, 1.0 + 1e-6)
+    found = _found(threshold, accuracy, np.broadcast_to(perplexity[:, None], accuracy.shape))
+    bound = rounding(np.ones_like(found))
+    return Margin(bound - found, bound)
