@@ -10,7 +10,8 @@ It *copies* prompt i at m where perp ≤ p. What it was right in without copying
     masked_m = acc_m · 1[perp_m > p]
     PreMem_m = min( max_{m' ≤ m} masked_{m'},  acc_m )
 
-With acc from few samples the maximum over many checkpoints is biased upwards; bounds below are for acc itself.
+With acc from few samples the maximum over many checkpoints is biased upwards; bounds below are for acc itself, and for
+answers drawn as perplexity measures them, at temperature 1: colder ones repeat a trace before it counts as copied.
 
 A prompt that is never copied has PreMem = acc; one that is copied from the first checkpoint on has 0. A checkpoint at
 which copying pauses counts again: the mask looks at each checkpoint alone.
@@ -67,6 +68,9 @@ def pre_memorisation(accuracy: Array, perplexity: Array, /, *, threshold: float)
     if accuracy.shape != perplexity.shape or accuracy.ndim == 0 or accuracy.shape[0] == 0:
         msg = f"expected accuracies and perplexities of one shape (checkpoints, …), got {tuple(accuracy.shape)} and "
         raise BadInput(msg + f"{tuple(perplexity.shape)}")
+    if not all(xp.isdtype(x.dtype, "real floating") for x in (accuracy, perplexity)):
+        msg = f"expected accuracies and perplexities as floats, got {accuracy.dtype} and {perplexity.dtype}; cast them"
+        raise BadInput(msg)
     if not bool(xp.all((accuracy >= 0) & (accuracy <= 1))):
         raise BadInput("accuracy: expected shares between 0 and 1; a value is not, or is no number")
     # a product of probabilities may round a little above 1

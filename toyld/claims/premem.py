@@ -227,8 +227,8 @@ def _ends(recited: Field) -> Premises:
 
 @claim(
     "premem.blind-after-copying",
-    "Once a prompt is copied and always answered right, its pre-memorisation accuracy stays as it was, whatever "
-    "training does to other prompts from there on.",
+    "While a prompt stays copied and is always answered right, its pre-memorisation accuracy is its best one before, "
+    "whatever training does to other prompts meanwhile.",
     source=SOURCE,
     kind="theorem",
     premises=_ends(constant(1.0)),

@@ -3,12 +3,15 @@
 The tables are those of the experiment `premem`: one a recipe, its seeds as units. How much of the differences in test
 accuracy a number explains is
 
-    R² = 1 − Σ (test − prediction)² / Σ (test − mean test)²
+    R² = 1 − E/D,      E = Σ (test − prediction)²,      D = Σ (test − mean test)²
 
-over all recipes and seeds. The prediction is the number itself, or the best straight line in it. Each seed has its own
-share of the sum, 1 − S·(its squared errors)/(all squared deviations): R² is the mean of these, over S seeds, and its
-interval is Student's over them, with the deviations and the line taken as given. Rivals are compared by their lines, in
-the number or in its logarithm, whichever explains more.
+over all recipes and seeds. The prediction is the number itself, or the best straight line in it. A seed's share is what
+moves R² if there were more like it, to first order: R² − S·(E_s − (1 − R²)·D_s)/D over S seeds, with E_s and D_s its
+part of the sums. R² is the mean of these shares, and its interval Student's t over them. Rivals are compared by their
+lines, in the number or in its logarithm, whichever explains more.
+
+Prompt by prompt, only runs count that copied half of their lessons or more, and only wordings that training did not
+use: a run that reorders its problems at every pass has seen them reordered.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ COPIED, HALF = 0.5, 0.5
 def explained(test: Floats, number: Floats, /, *, line: bool) -> Floats:
     """(S,) whose mean is R² of a number (C, S) for test accuracies (C, S), of itself or of its best straight line.
 
+    See the module's docstring for what the entries are.
+
     >>> test = np.array([[0.0, 0.2], [0.4, 0.6]])
     >>> explained(test, test, line=False).tolist(), round(float(explained(test, 2.0 * test + 1.0, line=True).mean()), 9)
     ([1.0, 1.0], 1.0)
@@ -45,8 +50,9 @@ def explained(test: Floats, number: Floats, /, *, line: bool) -> Floats:
         away = number - number.mean()
         slope = (away * test).sum() / (away**2).sum()
         fit = test.mean() + slope * away
-    errors = ((test - fit) ** 2).sum(0)
-    return 1.0 - test.shape[1] * errors / ((test - test.mean()) ** 2).sum()
+    errors, spread = ((test - fit) ** 2).sum(0), ((test - test.mean()) ** 2).sum(0)
+    left = errors.sum() / spread.sum()  # 1 − R²
+    return 1.0 - left - test.shape[1] * (errors - left * spread) / spread.sum()
 
 
 def ends(tables: tuple[xr.Dataset, ...], /, *, threshold: float | None = None) -> dict[str, Floats]:
@@ -173,32 +179,18 @@ def threshold_decides(*tables: xr.Dataset) -> Effect:
 
 
 @run_claim(
-    "premem.flatters",
-    "Pre-memorisation accuracy is above test accuracy: it flatters.",
+    "premem.too-high-with-few-lessons",
+    "Pre-memorisation accuracy, as measured by samples, is farther above test accuracy where few lessons are taught "
+    "than where many are.",
     **{**WHOLE, "source": f"a bias of {KANG}", "unit": "of answers"},
     expect="open",
     why="",
 )
-def flatters(*tables: xr.Dataset) -> Effect:
-    """Mean difference over recipes."""
-    end = ends(tables)
-    return ranked([(end["premem"] - end["test"]).mean(0)])
-
-
-@run_claim(
-    "premem.flatters-who-copies",
-    "Pre-memorisation accuracy is farther above test accuracy in runs that copied most of their lessons than in runs "
-    "that copied fewer: what is lost after copying it does not see.",
-    **{**WHOLE, "source": f"a bias of {KANG}", "unit": "of answers"},
-    expect="open",
-    why="",
-)
-def flatters_who_copies(*tables: xr.Dataset) -> Effect:
-    """Difference of the mean differences, by seed."""
-    end, most = ends(tables), np.stack([_copies(ds) for ds in tables])
+def too_high_with_few_lessons(*tables: xr.Dataset) -> Effect:
+    """Mean of PreMem less test accuracy, recipes with the fewest lessons less those with the most."""
+    end, count = ends(tables), np.array([int(ds.attrs["count"]) for ds in tables])
     above = end["premem"] - end["test"]
-    means = [np.where(side, above, 0.0).sum(0) / np.where(side.any(0), side.sum(0), np.nan) for side in (most, ~most)]
-    return ranked([means[0] - means[1]])
+    return ranked([above[count == count.min()].mean(0) - above[count == count.max()].mean(0)])
 
 
 def _copies(ds: xr.Dataset) -> NDArray[np.bool_]:
@@ -210,11 +202,9 @@ def _copies(ds: xr.Dataset) -> NDArray[np.bool_]:
 
 # --- which answers are robust -----------------------------------------------------------------------------------------
 
-PUT = ("reordered", "reframed")
-
 
 def _by_run(tables: tuple[xr.Dataset, ...], read: Callable[[Floats, Floats, dict[str, Floats]], float]) -> Floats:
-    """(S,): mean over the runs that copy half of their lessons or more of what `read` finds in PreMem and a rewording.
+    """(S,): mean over the runs that copied of what `read` finds in PreMem and a wording that they did not train on.
 
     read: PreMem and accuracies when put otherwise (W,), and the rivals by name; NaN where it finds nothing.
     """
@@ -222,9 +212,12 @@ def _by_run(tables: tuple[xr.Dataset, ...], read: Callable[[Floats, Floats, dict
     found: list[list[float]] = [[] for _ in range(seeds)]
     for ds in tables:
         premem = of_table(ds, threshold=float(ds.attrs["threshold"]))[:, -1]
-        surely = ds.logp.sel(probe="chosen").transpose("seed", "step", "example").values[:, -1]
-        rivals = {"train": _accuracy(ds, "chosen"), "before": _accuracy(ds, "chosen", 0), "sure": surely}
-        for how in PUT:
+        chosen = ds.sel(probe="chosen").transpose("seed", "step", "example")
+        rivals = {
+            "train": _accuracy(ds, "chosen"), "before": _accuracy(ds, "chosen", 0),
+            "mean": chosen.accuracy.values.mean(1), "likely": chosen.logp.values[:, -1],
+        }  # fmt: skip
+        for how in ("reframed",) if ds.attrs["reorder"] else ("reordered", "reframed"):
             other = _accuracy(ds, how)
             for i in np.flatnonzero(_copies(ds)):
                 found[i].append(read(premem[i], other[i], {name: value[i] for name, value in rivals.items()}))
@@ -257,65 +250,79 @@ def tells_robust_answers(*tables: xr.Dataset) -> Effect:
 
 
 def _better(tables: tuple[xr.Dataset, ...], rival: str) -> Effect:
-    return ranked(
-        [_by_run(tables, lambda premem, other, have: _correlation(premem, other) - _correlation(have[rival], other))]
-    )
+    """Rank correlation of PreMem less that of a rival, which may tell with either sign, the same in all seeds."""
+    mine = _by_run(tables, lambda premem, other, _: _correlation(premem, other))
+    theirs = _by_run(tables, lambda _, other, have: _correlation(have[rival], other))
+    return ranked([mine - (theirs if np.nanmean(theirs) > 0 else -theirs)])
+
+
+TELLS = "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
 
 
 @run_claim(
     "premem.tells-robust-answers-better-than-train-accuracy",
-    "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
-    "when put otherwise better than training accuracy does, both seen in as many samples.",
+    TELLS + "when put otherwise better than training accuracy at the end does.",
     **PROMPTS,
     expect="open",
     why="",
 )
 def robust_better_than_train(*tables: xr.Dataset) -> Effect:
-    """Difference of rank correlations."""
+    """Difference of rank correlations; PreMem pools the samples of several checkpoints, its rival has one's."""
     return _better(tables, "train")
 
 
 @run_claim(
     "premem.tells-robust-answers-better-than-before",
-    "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
-    "when put otherwise better than accuracy before the first update does.",
+    TELLS + "when put otherwise better than accuracy before the first update does.",
     **PROMPTS,
     expect="open",
     why="",
 )
 def robust_better_than_before(*tables: xr.Dataset) -> Effect:
-    """Difference of rank correlations."""
+    """Difference of rank correlations; PreMem pools the samples of several checkpoints, its rival has one's."""
     return _better(tables, "before")
 
 
 @run_claim(
+    "premem.tells-robust-answers-better-than-mean-accuracy",
+    TELLS
+    + "put otherwise better than training accuracy averaged over all checkpoints does, which has at least as many "
+    "samples.",
+    **PROMPTS,
+    expect="open",
+    why="",
+)
+def robust_better_than_mean(*tables: xr.Dataset) -> Effect:
+    """Difference of rank correlations."""
+    return _better(tables, "mean")
+
+
+@run_claim(
     "premem.tells-robust-answers-better-than-perplexity",
-    "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
-    "when put otherwise better than the perplexity of their solution at the end does.",
+    TELLS + "when put otherwise better than the perplexity of their solution at the end does.",
     **PROMPTS,
     expect="open",
     why="",
 )
 def robust_better_than_perplexity(*tables: xr.Dataset) -> Effect:
-    """Difference of rank correlations."""
-    return _better(tables, "sure")
+    """Difference of rank correlations, perplexity with the sign that serves it."""
+    return _better(tables, "likely")
 
 
 @run_claim(
     "premem.low-answers-break",
-    "Of the prompts that a run which copied most of its lessons answers right, those of pre-memorisation accuracy "
-    "below one half lose more right answers when put otherwise than the others.",
+    "Of the prompts that a run which copied most of its lessons answers right in every sample, those of "
+    "pre-memorisation accuracy below one half are answered right less often when put otherwise than the others.",
     **{**PROMPTS, "unit": "of answers"},
     expect="open",
     why="",
 )
 def low_answers_break(*tables: xr.Dataset) -> Effect:
-    """Difference of the falls from training accuracy, prompts answered right in half of the samples or more."""
+    """Difference of accuracies when put otherwise."""
 
-    def fall(premem: Floats, other: Floats, have: dict[str, Floats]) -> float:
-        right = have["train"] >= HALF
-        lost, low = have["train"] - other, premem < HALF
-        both = [lost[right & side] for side in (low, ~low)]
-        return float(both[0].mean() - both[1].mean()) if min(map(len, both)) else np.nan
+    def less(premem: Floats, other: Floats, have: dict[str, Floats]) -> float:
+        sure = have["train"] == 1.0
+        low, high = (other[sure & side] for side in (premem < HALF, premem >= HALF))
+        return float(high.mean() - low.mean()) if len(low) and len(high) else np.nan
 
-    return ranked([_by_run(tables, fall)])
+    return ranked([_by_run(tables, less)])

@@ -39,6 +39,11 @@ class _Drawn:
 
         wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which has no float64
         below = (scores.to(wide) / self.temperature).softmax(-1).cumsum(-1)
+        if not bool(below[:, -1].isfinite().all()):
+            msg = (
+                f"expected finite scores at temperature {self.temperature:g}, got others; the policy may have diverged"
+            )
+            raise BadInput(msg)
         level = self.uniform[:, self.t, None].to(wide).to(scores.device) * below[:, -1:]
         self.t += 1
         token = torch.searchsorted(below, level, right=True).clamp(max=scores.shape[-1] - 1)

@@ -14,6 +14,8 @@ them.
 
 An evaluation samples `samples` answers to every prompt, which costs more than scoring: answers are written token by
 token. The accuracy of few samples is a rough number, and PreMem a maximum of such numbers, so that it lies too high.
+Answers colder than temperature 1, at which perplexity is measured, repeat a solution before it counts as copied: then
+PreMem lies too high again. Prompts that read alike get the same answers.
 Tables have the accuracy of every prompt; of held-out prompts they have the mean and its standard error.
 
 Tried were full and LoRA training on a CPU, in one process and in two, and parameters sharded by torch's own FSDP. **Not

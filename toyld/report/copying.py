@@ -43,7 +43,8 @@ class Copying:
 def copying(ds: xr.Dataset, /, *, probe: str = "chosen") -> Copying | None:
     """The evaluations of a table at which answers were sampled; None where there are none, or no threshold.
 
-    Prompts whose solution was not scored, or that were not asked at each of them, are left out.
+    Prompts whose solution was not scored, or that were not asked at each of them, are left out. A table of several
+    seeds has none either: their answers to one prompt are no answers to several.
 
     >>> from toyld.trajectory import trajectory
     >>> told = {"accuracy": [[[[0.5]], [[0.9]]]], "logp": [[[[-8.0]], [[-0.1]]]], "n_tokens": [[[8.0]]]}
@@ -53,7 +54,12 @@ def copying(ds: xr.Dataset, /, *, probe: str = "chosen") -> Copying | None:
     ([0.0, 1.0], [0.5, 0.5])
     """
     threshold = ds.attrs.get("premem_threshold")
-    if threshold is None or not {"accuracy", "logp", "n_tokens"} <= set(ds.data_vars) or probe not in ds.probe.values:
+    if (
+        threshold is None
+        or ds.sizes["seed"] > 1
+        or not {"accuracy", "logp", "n_tokens"} <= set(ds.data_vars)
+        or probe not in ds.probe.values
+    ):
         return None
     one = ds[["accuracy", "logp", "n_tokens"]].sel(probe=probe)
     asked = np.isfinite(one.accuracy).any(("seed", "example")).values
@@ -62,21 +68,17 @@ def copying(ds: xr.Dataset, /, *, probe: str = "chosen") -> Copying | None:
         return None
     sub = ds.isel(step=asked, example=known)
 
-    def rows(values: Floats) -> Floats:
-        """(seed, step, prompt) as (step, seed and prompt)."""
-        return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-
-    own = sub.sel(probe=probe).transpose("seed", "step", "example")
-    perplexity = np.exp(-own.logp.values / own.n_tokens.values[:, None])
+    own = sub.sel(probe=probe).isel(seed=0).transpose("step", "example", ...)
+    perplexity = np.exp(-own.logp.values / own.n_tokens.values)
     held = None
     if {"eval_accuracy", "eval_accuracy_error"} <= set(ds.data_vars):
-        mean, error = (sub[name].mean("seed").values for name in ("eval_accuracy", "eval_accuracy_error"))
+        mean, error = (sub[name].isel(seed=0).values for name in ("eval_accuracy", "eval_accuracy_error"))
         held = (mean, error)
     return Copying(
         sub.step.values.astype(np.int64),
-        rows(own.accuracy.values),
-        rows(copied(perplexity, threshold=threshold).astype(float)),
-        rows(of_table(sub, threshold=threshold, probe=probe)),
+        own.accuracy.values,
+        copied(perplexity, threshold=threshold).astype(float),
+        of_table(sub, threshold=threshold, probe=probe)[0],
         float(threshold),
         held,
     )
@@ -88,7 +90,7 @@ def sentence(ds: xr.Dataset, /) -> str:
     >>> from toyld.trajectory import trajectory
     >>> told = {"accuracy": [[[[0.5]], [[0.9]]]], "logp": [[[[-8.0]], [[-0.1]]]], "n_tokens": [[[8.0]]]}
     >>> sentence(trajectory(told, step=[0, 10], probe=["chosen"], attrs={"premem_threshold": 1.2}))
-    'answers right 90 %, before copying 50 % (PreMem at perplexity 1.2); 1 of 1 solutions copied'
+    'answers right 90 %, without copying and still 50 % (PreMem at perplexity 1.2); 1 of 1 solutions copied'
     """
     found = copying(ds)
     if found is None:
@@ -97,7 +99,7 @@ def sentence(ds: xr.Dataset, /) -> str:
     for name, bounds in found.intervals().items():
         low, high = (float(bound[-1]) for bound in bounds)
         told[name] = share(float(getattr(found, name)[-1].mean())) + _between(low, high)
-    out = f"answers right {told['accuracy']}, before copying {told['premem']} (PreMem at perplexity "
+    out = f"answers right {told['accuracy']}, without copying and still {told['premem']} (PreMem at perplexity "
     out += f"{found.threshold:g}); {found.copied[-1].sum():.0f} of {found.copied.shape[1]} solutions copied"
     if found.held_out is not None:
         mean, error = (float(values[-1]) for values in found.held_out)

@@ -84,6 +84,8 @@ def teach(sums: Sums, /, *, count: int, lot: int = 0) -> Lessons:
     >>> lessons.prompt.shape, lessons.solution.shape, bool(lessons.sums.right(lessons.prompt, lessons.solution).all())
     ((2, 5), (2, 5, 8), True)
     """
+    if count < 1:
+        raise BadInput(f"count: expected at least 1 lesson, got {count}")
     rngs = [np.random.default_rng([seed, lot, TAUGHT]) for seed in sums.seeds]
     prompt = np.stack([sums.problems(seed, rng, count) for seed, rng in zip(sums.seeds, rngs, strict=True)])
     solution = np.stack([sums.solve(own, rng) for own, rng in zip(prompt, rngs, strict=True)])
@@ -152,13 +154,14 @@ def finetune(
     sums, s = lessons.sums, len(models)
     models.check(sums)
     rates, turned, lots = (np.broadcast_to(np.asarray(x), (s,)) for x in (lr, reorder, lot))
-    if updates < 1 or batch < 1 or not (rates > 0).all():
-        raise BadInput(f"expected updates and batch ≥ 1 and lr > 0, got {updates}, {batch} and {rates.tolist()}")
+    if min(updates, batch, watch, samples) < 1 or checkpoints < 2 or not (rates > 0).all():
+        msg = "expected updates, batch, watch and samples ≥ 1, checkpoints ≥ 2 and lr > 0, got "
+        raise BadInput(f"{msg}{updates}, {batch}, {watch}, {samples}, {checkpoints} and {rates.tolist()}")
     rngs, talk = (
         [np.random.default_rng([seed, int(own), stream]) for seed, own in zip(sums.seeds, lots, strict=True)]
         for stream in (ORDER, SAID)
     )
-    at = {0, *np.round(np.geomspace(1, updates, checkpoints - 1)).astype(int).tolist()}
+    at = {0, updates, *np.round(np.geomspace(1, updates, checkpoints - 1)).astype(int).tolist()}
     rows, peak = np.arange(s)[:, None], models.flat.new_tensor(np.array(rates, float))[:, None]
     seen = lessons.watched(watch)
     begun, flat, memory = models.flat, models.flat.clone(), RULE.memory(models.flat)
@@ -169,7 +172,8 @@ def finetune(
             loss, g = _loss(models, sums, *seen, flat)
             says = accuracy(now, sums, seen[0], talk, samples=samples)
             away = (flat - begun).norm(dim=1)
-            found.append((says, perplexity(now, sums, *seen), loss, g.norm(dim=1), away))
+            sizes = (x.double().cpu().numpy() for x in (loss, g.norm(dim=1), away))
+            found.append((says, perplexity(now, sums, *seen), *sizes))
         if chosen is None:
             break
         prompt = lessons.prompt[rows, chosen]
@@ -179,7 +183,7 @@ def finetune(
             )
         _, g = _loss(models, sums, prompt, lessons.solution[rows, chosen], flat)
         RULE.step(flat, g, memory, peak * (1.0 + np.cos(np.pi * k / updates)) / 2.0)
-    columns = [np.stack([np.asarray(x, np.float64) for x in column]) for column in zip(*found, strict=True)]
+    columns = [np.stack(column) for column in zip(*found, strict=True)]
     return Course(replace(models, flat=flat), tuple(sorted(at)), *columns)
 
 
