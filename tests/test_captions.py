@@ -24,7 +24,16 @@ from toyld.book.says import numerals, says
 from toyld.contexts.experiments import foresight, similarity
 from toyld.diagnosis.causes import NOISE, make_run
 from toyld.digits.experiments import lifts, zigzag
-from toyld.figures import _look, confusion, dpo_in_transformers, rank_stability, squeezing_at_a_glance, verdict_map
+from toyld.figures import (
+    _look,
+    confusion,
+    dpo_in_transformers,
+    premem_curation,
+    premem_over_recipes,
+    rank_stability,
+    squeezing_at_a_glance,
+    verdict_map,
+)
 from toyld.figures import extend_in_transformers as extend
 from toyld.llm.plan import RECIPES
 
@@ -149,6 +158,35 @@ def cases() -> dict[str, tuple[Any, ...]]:
     }
 
 
+def curation() -> dict[str, tuple[Any, ...]]:
+    ratio = {}
+    for rule in ("low", "high", "any", "iid"):
+        (one,) = rows("premem_curation", what="doublings", arm=rule)
+        ratio[rule] = tuple(2.0 ** float(one[name]) for name in ("mean", "low", "high"))
+    bought = {int(row["count"]) for row in rows("premem_curation", what="doublings")}
+    return {
+        "taught 192 first lessons": (premem_curation.FIRST,),
+        "all at 384, are": tuple(bought),
+        "come to 1.01 [.91, 1.10]:": ratio["low"],
+        "come to .75 [.68, .83] (": ratio["high"],
+        "by lot to .92 [.86, .98] (": ratio["any"],
+        "line, to .97 [.93, 1.02].": ratio["iid"],
+    }
+
+
+def recipes() -> dict[str, tuple[Any, ...]]:
+    def share(what: str, of: str) -> tuple[float, ...]:
+        (one,) = rows("premem_over_recipes", what=what, of=of, model="both")
+        return tuple(float(one[name]) for name in ("value", "low", "high"))
+
+    return {
+        "R² is −.66 [−.92, −.46]. B": share("itself", "train"),
+        "Its R² is .78 [.73, .82],": share("itself", "premem"),
+        "the .9 that was reported": (premem_over_recipes.REPORTED,),
+        "): .80 [.74, .84] beside .48 [.44, .53] in": (*share("line", "premem"), *share("line", "train")),
+    }
+
+
 def trained() -> dict[str, tuple[Any, ...]]:
     text = (ROOT / "toyld" / "evidence" / "llm-hh.json").read_text(encoding="utf-8")
     command = json.loads(text)["command"]
@@ -166,6 +204,8 @@ HELD: dict[str, Callable[[], Mapping[str, Any]]] = {
     "squeezing_panels": panels,
     "wins_by_ground_truth": wins,
     "confusion": cases,
+    "premem_curation": curation,
+    "premem_over_recipes": recipes,
     "sft_and_dpo_in_a_language_model": trained,
     "verdict_map": lambda: {
         "a run of 40 examples": (inspect.signature(make_run).parameters["n_examples"].default,),

@@ -102,7 +102,7 @@ CHAPTERS = {
     "lifts": "what learning one digit does to the beliefs about others",
     "zigzag": "images with wrong labels: the truth first, then the label",
     "reach": "how far the closed form of many contexts goes towards networks that train every layer",
-    "premem": "accuracy before the lesson is copied: what its definition implies",
+    "premem": "accuracy before the lesson is copied: what its definition implies, and what it foretells",
     "stability": "whether the kernel's ranking of whom a lesson reaches stays, on digits",
 }
 
