@@ -427,6 +427,9 @@ SILENT = {
     "no test": ("premem", lambda t: [untested(t[0]), *t[1:]], NOT),
     "no samples": ("premem", lambda t: [*t[1:], t[0].drop_vars("accuracy")], NOT),
     "no threshold": ("premem", lambda t: cut(t, threshold=None), NOT),
+    "no loss": ("premem", lambda t: [*t[1:], t[0].drop_vars("loss")], NOT),
+    "no number of lessons": ("premem", lambda t: cut(t, count=None), NOT),
+    "no other wordings": ("premem", lambda t: [t[0].sel(probe=["chosen"]), *t[1:]], "not asked in other wordings"),
     "few recipes": ("premem", lambda t: t[:9], "fewer than 10 recipes"),
     "one seed": ("premem", lambda t: [ds.isel(seed=[0]) for ds in t], "one seed alone"),
     "other seeds": ("premem", lambda t: [*t[:-1], t[-1].isel(seed=slice(1, None))], "other seeds"),
@@ -436,6 +439,10 @@ SILENT = {
     "an arm less": ("curation", lambda t: t[:-1], ARMS),
     "two sizes": ("curation", lambda t: t[1:], ARMS),
     "no size of the arms": ("curation", lambda t: [t[0], t[1].assign_attrs(count=97), *t[2:]], "no i.i.d. lessons of"),
+    "an arm of other seeds": ("curation", lambda t: [*t[:-1], t[-1].isel(seed=slice(1, None))], "other seeds"),
+    "an arm without a number": ("curation", lambda t: cut(t, count=None), "no finetuning with accuracies"),
+    "an arm twice": ("curation", lambda t: [*t, t[-1].copy()], "an arm twice"),
+    "arms of two sizes": ("curation", lambda t: [*t[:-1], t[-1].assign_attrs(count=48)], "an arm twice, or no i.i.d."),
     "data do not help": ("curation", lambda t: moved(t, lambda x: 1.0 - x), "more i.i.d. lessons do not help"),
 }
 
@@ -448,6 +455,18 @@ def test_a_claim_says_why_it_says_nothing(name, tables):
         found = evaluate_on(claim, made)
         assert found.summary == "not applicable"
         assert reason in found.why
+
+
+def test_a_number_that_is_the_same_everywhere_explains_nothing():
+    test, same = TRUTH, np.ones_like(TRUTH)
+    np.testing.assert_allclose(premem_runs.explained(test, same, line=True).mean(), 0.0, atol=1e-12)
+
+
+def test_runs_none_of_which_copied_have_no_prompts_to_compare():
+    never = drawn(0, copied=False)
+    for id in ("tells-robust-answers", "tells-robust-answers-better-than-train-accuracy"):
+        found = RUNS[f"premem.{id}"].check(*never)
+        assert found.n == 0 and np.isnan(found.p), "a mean of nothing"
 
 
 def test_they_look_at_tables_of_their_own_experiment_alone(tables):

@@ -1,5 +1,6 @@
 """The experiments on worked solutions, at a size of seconds: their tables against loops, and what they ask and buy."""
 
+import functools
 import itertools
 from collections import Counter
 
@@ -32,6 +33,7 @@ THRESHOLD = 2.0
 def least():
     """A world, a grid and a plan of seconds under a name of their own; what was computed of them goes with it."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sums, "_school", functools.cache(_sums._school.__wrapped__))
         patch.setitem(_sums.SIZES, SIZE, WORLD)
         patch.setattr(_sums, "WIDE", {"width": 24, "depth": 1, "heads": 2})
         patch.setitem(premem.GRID, SIZE, GRID)
@@ -39,7 +41,6 @@ def least():
             patch.setattr(module, "THRESHOLD", THRESHOLD)
         patch.setitem(curation.PLAN, SIZE, PLAN)
         yield
-    _sums._school.cache_clear()
 
 
 def spied(module, name, keep):

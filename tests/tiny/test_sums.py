@@ -347,9 +347,9 @@ BAD = {
     "shares too small": ({"shares": (0.5, 0.4)}, "a share for each factor, 1 in all"),
     "no factor": ({"factors": (), "shares": ()}, "a share for each factor"),
     "no inverse": ({"factors": (1, 3)}, r"prime to 9, got \(1, 3\); with others several sums have one answer"),
-    "slip": ({"slip": 1.5}, "slip: expected a probability, got 1.5"),
-    "slip below": ({"slip": -0.1}, "slip: expected a probability, got -0.1"),
-    "slip unknown": ({"slip": float("nan")}, "slip: expected a probability, got nan"),
+    "slip": ({"slip": 1.5}, "slip and shares in .* got 1.5,"),
+    "slip below": ({"slip": -0.1}, "slip and shares in .* got -0.1,"),
+    "slip unknown": ({"slip": float("nan")}, "slip and shares in .* got nan,"),
 }
 
 
@@ -447,3 +447,18 @@ def test_a_planted_bug_turns_them_red(bug, monkeypatch):
     for one in RED[bug]:
         with pytest.raises(AssertionError):
             one()
+
+
+def test_a_split_without_problems_says_so():
+    """Two numbers and two terms are one problem, and it is taught or held out: nobody waits for the other."""
+    sums = Sums(SumSizes(numbers=2, terms=2, factors=(1,), shares=(1.0,)), (1,))
+    rng = np.random.default_rng(0)
+    known = sums.problems(1, rng, 4, held=bool(sums.held(1, sums.number(np.array(0), np.array(0), np.array([0, 1])))))
+    with pytest.raises(BadInput, match="expected 4 of this split, got 0; make an arithmetic of more numbers"):
+        sums.problems(1, rng, 4, held=not bool(sums.held(1, known).any()))
+
+
+@pytest.mark.parametrize("wrong", [{"shares": (1.5, -0.5)}, {"skew": float("nan")}, {"slip": 1.5}])
+def test_a_corpus_that_cannot_be_drawn_is_refused(wrong):
+    with pytest.raises(BadInput, match="slip and shares in .* correct them"):
+        SumSizes(**wrong)

@@ -69,15 +69,18 @@ def ratios(tables: tuple[xr.Dataset, ...], /) -> dict[str, float]:
 
 def _bought(*tables: xr.Dataset) -> str | None:
     """Premise: the arms beside i.i.d. lessons of three sizes at least, whose accuracy rises with their number."""
-    if any(ds.attrs.get("stage") != "finetune" or "eval_test_accuracy" not in ds for ds in tables):
-        return "no finetuning with accuracies of held-out problems"
-    sizes = {int(ds.attrs["count"]): float(_end(ds).mean()) for ds in tables if ds.attrs["arm"] == "iid"}
-    if not {"low", "high", "any", *RIVALS} <= {str(ds.attrs["arm"]) for ds in tables} or len(sizes) < 3:
+    for ds in tables:
+        if ds.attrs.get("stage") != "finetune" or "eval_test_accuracy" not in ds or "count" not in ds.attrs:
+            return "no finetuning with accuracies of held-out problems"
+        if list(ds.seed.values) != list(tables[0].seed.values):
+            return "other seeds"
+    sizes = [(str(ds.attrs["arm"]), int(ds.attrs["count"])) for ds in tables]
+    iid, bought = {n for arm, n in sizes if arm == "iid"}, {n for arm, n in sizes if arm != "iid"}
+    if not {"low", "high", "any", *RIVALS} <= {arm for arm, _ in sizes} or len(iid) < 3:
         return "not all arms, or fewer than three sizes of i.i.d. lessons"
-    _, count = _arms(tables)
-    if count not in sizes:
-        return "no i.i.d. lessons of the size that the others have"
-    return None if _lines(tables, count)[1].mean() > 0 else "more i.i.d. lessons do not help"
+    if len(set(sizes)) < len(sizes) or len(bought) > 1 or not bought <= iid:
+        return "an arm twice, or no i.i.d. lessons of the size that the others have"
+    return None if _lines(tables, min(bought))[1].mean() > 0 else "more i.i.d. lessons do not help"
 
 
 BOUGHT: dict[str, Any] = {

@@ -48,7 +48,8 @@ def explained(test: Floats, number: Floats, /, *, line: bool) -> Floats:
     fit = number
     if line:
         away = number - number.mean()
-        slope = (away * test).sum() / (away**2).sum()
+        size = float((away**2).sum())
+        slope = (away * test).sum() / size if size else 0.0  # a number that is the same everywhere explains nothing
         fit = test.mean() + slope * away
     errors, spread = ((test - fit) ** 2).sum(0), ((test - test.mean()) ** 2).sum(0)
     left = errors.sum() / spread.sum()  # 1 − R²
@@ -83,11 +84,17 @@ def _accuracy(ds: xr.Dataset, probe: str, step: int = -1) -> Floats:
     return np.asarray(ds.accuracy.sel(probe=probe).transpose("seed", "step", "example").values[:, step])
 
 
+ASKED = ("accuracy", "logp", "n_tokens", "loss", "grad_norm", "eval_test_accuracy", "eval_distance")
+
+
 def _grid(*tables: xr.Dataset) -> str | None:
     """Premise: recipes of one grid with what is asked of them, of the same seeds."""
-    grid = [ds for ds in tables if ds.attrs.get("stage") == "finetune" and "eval_test_accuracy" in ds]
-    if len(grid) < len(tables) or any("accuracy" not in ds or "threshold" not in ds.attrs for ds in tables):
-        return "no finetuning with sampled accuracies of lessons and of held-out problems"
+    for ds in tables:
+        told = {"threshold", "count", "reorder"} <= set(ds.attrs) and set(ASKED) <= set(ds.data_vars)
+        if ds.attrs.get("stage") != "finetune" or not told:
+            return "no finetuning with sampled accuracies of lessons and of held-out problems"
+        if not {"chosen", "reordered", "reframed"} <= set(map(str, ds.probe.values)):
+            return "lessons that were not asked in other wordings"
     if len(tables) < 10 or any(len(ds.seed) < 2 for ds in tables):
         return "fewer than 10 recipes, or one seed alone"
     return None if all(list(ds.seed.values) == list(tables[0].seed.values) for ds in tables) else "other seeds"
@@ -260,7 +267,7 @@ def _better(tables: tuple[xr.Dataset, ...], rival: str) -> Effect:
     """Rank correlation of PreMem less that of a rival, which may tell with either sign, the same in all seeds."""
     mine = _by_run(tables, lambda premem, other, _: _correlation(premem, other))
     theirs = _by_run(tables, lambda _, other, have: _correlation(have[rival], other))
-    return ranked([mine - (theirs if np.nanmean(theirs) > 0 else -theirs)])
+    return ranked([mine - (theirs if np.nansum(theirs) > 0 else -theirs)])
 
 
 TELLS = "In a run that copied most of its lessons, pre-memorisation accuracy tells the prompts that are answered right "
@@ -295,7 +302,7 @@ def robust_better_than_before(*tables: xr.Dataset) -> Effect:
 @run_claim(
     "premem.tells-robust-answers-better-than-mean-accuracy",
     TELLS
-    + "put otherwise better than training accuracy averaged over all checkpoints does, which has at least as many "
+    + "when put otherwise better than training accuracy averaged over all checkpoints does, which has at least as many "
     "samples.",
     **PROMPTS,
     expect="open",

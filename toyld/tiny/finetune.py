@@ -141,7 +141,8 @@ def finetune(
     lr: peak rate, one or (S,). reorder: whether a problem's terms stand in another order at every pass (its solution
     stays), one or (S,). lot: what the random numbers of a member depend on beside its seed; another for every recipe.
     watch: problems that are watched; samples: answers to each at a checkpoint. Checkpoints: before the first update,
-    after the last and at even distances in log(update) between.
+    after the last and at even distances in log(update) between. Answers are drawn until those of all members end, so
+    that a model whose answers differ in length may say others in another stack.
 
     >>> from toyld.tiny import Shape, start
     >>> from toyld.tiny.sums import SumSizes, Sums

@@ -34,6 +34,7 @@ Rewording = Literal["reordered", "reframed"]
 REWORDINGS: tuple[Rewording, ...] = get_args(Rewording)
 CORPUS, HELD = 61, 62  # streams of random numbers
 SHARE = 0.2  # of problems that are held out
+ROUNDS = 1000  # of drawing; so many without enough mean that there are none
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ class SumSizes:
         if any(np.gcd(factor, self.numbers) != 1 for factor in self.factors):
             msg = f"factors: expected some prime to {self.numbers}, got {self.factors}"
             raise BadInput(f"{msg}; with others several sums have one answer")
-        if not 0 <= self.slip <= 1:
-            raise BadInput(f"slip: expected a probability, got {self.slip}")
+        if not 0 <= self.slip <= 1 or not np.isfinite(self.skew) or min(self.shares) < 0:
+            msg = (
+                f"slip and shares in [0, 1] and a finite skew expected, got {self.slip}, {self.shares} and {self.skew}"
+            )
+            raise BadInput(f"{msg}; correct them")
 
     @property
     def classes(self) -> int:
@@ -168,11 +172,13 @@ class Sums:
         [True, True]
         """
         out = np.zeros(0, np.int64)
-        while len(out) < count:
+        for _ in range(ROUNDS):
+            if len(out) >= count:
+                return out[:count]
             kind = rng.integers(len(self.sizes.factors), size=2 * count)
             drawn = self.number(np.zeros_like(kind), kind, self._terms(rng, 2 * count, 0.0))
             out = np.concatenate([out, drawn[self.held(seed, drawn) == held]])
-        return out[:count]
+        raise BadInput(f"problems: expected {count} of this split, got {len(out)}; make an arithmetic of more numbers")
 
     def _terms(self, rng: np.random.Generator, count: int, skew: float) -> Ints:
         """(count, k) numbers in proportion to (a + 1)^−skew, not all equal: the last one is drawn until it differs."""
@@ -221,7 +227,9 @@ class Sums:
         return (kind == other) & (np.sort(terms, -1) == np.sort(theirs, -1)).all(-1)
 
     def relatives(self, seed: int, prompt: Ints, rng: np.random.Generator, /) -> Ints:
-        """A new problem to train on for each (n,): frame and kind kept, half of its numbers drawn anew, in any order.
+        """A problem to train on for each (n,): frame and kind kept, half of its numbers drawn anew, in any order.
+
+        By chance they may be the same again.
 
         >>> sums, rng = Sums(SumSizes(), (0,)), np.random.default_rng(0)
         >>> first = sums.problems(0, rng, 100)
@@ -232,10 +240,12 @@ class Sums:
         frame, kind, terms = self.parts(prompt)
         out = np.array(prompt)
         left = np.arange(len(out))
-        while len(left):
+        for _ in range(ROUNDS):
+            if not len(left):
+                return out
             new = rng.permuted(terms[left], axis=-1)
             some = max(1, self.sizes.terms // 2)
             new[:, :some] = rng.integers(self.sizes.numbers, size=(len(left), some))
             out[left] = self.number(frame[left], kind[left], rng.permuted(new, axis=-1))
             left = left[self.held(seed, out[left]) | (new == new[:, :1]).all(-1)]
-        return out
+        raise BadInput(f"relatives: expected one of each lesson, got none of {len(left)}; make more numbers")
