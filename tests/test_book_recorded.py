@@ -57,7 +57,7 @@ def test_real_language_models_are_quoted_too():
         ("preference.margin-grows", ("adam",), "which stand in 0"),
         ("preference.margin-grows", ("rmsprop",), "which stand in 2"),
         ("preference.margin-shrinks", (), "expected a claim with a recorded effect"),
-        ("preference.longer-sft-squeezes-more", (), "expected a claim with a recorded effect"),
+        ("similarity.flat-beliefs-spare", (), "expected a claim with a recorded effect"),
         ("squeeze.penalised-falls", ("sgd",), "expected a claim with a recorded effect"),
     ],
 )

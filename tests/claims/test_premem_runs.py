@@ -466,7 +466,7 @@ def test_runs_none_of_which_copied_have_no_prompts_to_compare():
     never = drawn(0, copied=False)
     for id in ("tells-robust-answers", "tells-robust-answers-better-than-train-accuracy"):
         found = RUNS[f"premem.{id}"].check(*never)
-        assert found.n == 0 and np.isnan(found.p), "a mean of nothing"
+        assert (found.n, np.isnan(found.p)) == (0, True), "a mean of nothing"
 
 
 def test_they_look_at_tables_of_their_own_experiment_alone(tables):

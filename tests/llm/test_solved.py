@@ -179,6 +179,10 @@ def test_killed_and_resumed_it_has_the_same_premem(model, whole, tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert read(tmp_path / "ld").step.values.tolist() == [0, 8, 16, 24, 32]
     trainer, callback, lines = sft(model, tmp_path)
+    with pytest.raises(
+        BadInput, match=r"^solved: expected Solved\(right, \.\.\.\), got function; wrap your function so"
+    ):
+        LearningDynamicsCallback(trainer, sums(TAUGHT), every=EVERY, out=tmp_path / "other", solved=right)
     other = LearningDynamicsCallback(
         trainer, sums(TAUGHT), every=EVERY, out=tmp_path / "ld", solved=replace(SOLVED, threshold=1.3)
     )
@@ -340,6 +344,7 @@ OPTIONS = [
     ({"temperature": -1.0}, "^temperature: expected a finite number of at least 0, got -1.0"),
     ({"temperature": float("nan")}, "^temperature: expected"),
     ({"threshold": 1.0}, "^threshold: expected a perplexity above 1, got 1.0"),
+    ({"held_out": [{"prompt": "1 + 1"}]}, "^held_out: expected a ProbeSet, got list"),
 ]
 
 
@@ -364,7 +369,10 @@ CHECKERS = [
     (lambda *_: "yes", "^right: expected True, False or a share .*, got 'yes'"),
     (lambda *_: False, "^right: expected a checker that finds solutions right, got wrong for all 5 of them"),
     (lambda prompt: True, "^right: expected a verdict for prompt 12 and 25 .*, got TypeError"),
-    (fails, "^right: expected a verdict for prompt 12 and 25 and the answer .*, got KeyError .*; return False"),
+    (
+        fails,
+        "^right: expected a verdict for prompt 12 and 25 and the answer .*, got KeyError .*; it is called as right",
+    ),
 ]
 
 

@@ -460,5 +460,5 @@ def test_a_split_without_problems_says_so():
 
 @pytest.mark.parametrize("wrong", [{"shares": (1.5, -0.5)}, {"skew": float("nan")}, {"slip": 1.5}])
 def test_a_corpus_that_cannot_be_drawn_is_refused(wrong):
-    with pytest.raises(BadInput, match="slip and shares in .* correct them"):
+    with pytest.raises(BadInput, match=r"slip and shares in .* correct them"):
         SumSizes(**wrong)

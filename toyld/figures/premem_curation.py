@@ -10,8 +10,8 @@ with 95 % intervals by Fieller's theorem. Relatives of the lessons of lowest pre
 the least that was reported, is refuted (`premem.curation-saves-a-third`). Those of the highest come to .75 [.68, .83]
 (`premem.low-beats-high`), those of a quarter drawn by lot to .92 [.86, .98] (`premem.low-beats-any-relatives` is open),
 i.i.d. lessons of that number, which are not quite on their line, to .97 [.93, 1.02]. Low accuracy or high perplexity
-before any training choose as well (`premem.curation-beats-rivals` is open) and need no first finetuning. In per cent:
-how much of what was bought is of the kind of which the model had seen least.
+before any training choose as well (`premem.curation-beats-rivals` is open) and need no first finetuning. In per cent
+beside the rules: how much of what they bought is of the kind of problem of which the model had seen less.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def draw(table: Mapping[str, Any]) -> Any:
     right.minorticks_off()
     right.axvline(1.0, color=QUIET, lw=0.8, zorder=0)
     right.axvline(SAVED, color=INK, lw=0.8, zorder=0)
-    right.text(SAVED * 0.98, len(RULES) - 1.0, "reported", fontsize=6.5, color=INK, ha="right", va="center")
+    right.text(SAVED * 0.98, -0.5, "reported", fontsize=6.5, color=INK, ha="right", va="center")
     right.set_yticks([])
     right.set_ylim(len(RULES) - 0.5, -0.8)
     right.set_xlabel("worth … times as many i.i.d. lessons")

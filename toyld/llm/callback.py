@@ -104,6 +104,8 @@ class LearningDynamicsCallback(TrainerCallback):
             raise BadInput("every: expected an evaluation strategy for 'eval', got none; set it, or every=50")
         if wrong_reference not in ("raise", "warn"):
             raise BadInput(f"wrong_reference: expected 'raise' or 'warn', got {wrong_reference!r}")
+        if solved is not None and not isinstance(solved, Solved):
+            raise BadInput(f"solved: expected Solved(right, ...), got {type(solved).__name__}; wrap your function so")
         self.trainer: Any = trainer
         self.probes, self.every, self.out = probes, every, out
         self.stage, self.arm = stage or policy.stage(trainer), arm

@@ -16,6 +16,10 @@ An evaluation samples `samples` answers to every prompt, which costs more than s
 token. The accuracy of few samples is a rough number, and PreMem a maximum of such numbers, so that it lies too high.
 Answers colder than temperature 1, at which perplexity is measured, repeat a solution before it counts as copied: then
 PreMem lies too high again. Prompts that read alike get the same answers.
+
+The threshold has to lie below the perplexity of one who understands, W^{1/T} where W solutions of T tokens are equally
+good (chapter 12): solutions of one right form, or of a few tokens, tell nothing, for to understand them is to give
+them. With held-out solutions at hand see how perplexed the policy is at those.
 Tables have the accuracy of every prompt; of held-out prompts they have the mean and its standard error.
 
 Tried were full and LoRA training on a CPU, in one process and in two, and parameters sharded by torch's own FSDP. **Not
@@ -56,9 +60,9 @@ class Solved:
     right: (prompt, answer, solution) → True, False or a share from 0 to 1; whether it finds the solutions themselves
     right is tried before training. samples: answers a prompt. temperature: 0 is the likeliest token each time, and one
     answer. max_new_tokens: of an answer; by default one and a half times the longest solution's. threshold: a solution
-    of this perplexity, above 1, or less counts as copied. seed: names the random numbers, with step and prompt.
-    batch_size: answers written at a time. held_out: prompts that are not trained on, with their solutions as "chosen";
-    their accuracy is what PreMem is to tell.
+    of this perplexity, above 1, or less counts as copied; how to choose it: see the module. seed: names the random
+    numbers, with step and prompt. batch_size: answers written at a time. held_out: prompts that are not trained on,
+    with their solutions as "chosen"; their accuracy is what PreMem is to tell.
 
     Raises:
         BadInput: options outside these ranges.
@@ -81,6 +85,10 @@ class Solved:
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             if not whole and not (name == "max_new_tokens" and value is None):
                 raise BadInput(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if self.held_out is not None and not isinstance(self.held_out, ProbeSet):
+            raise BadInput(
+                f"held_out: expected a ProbeSet, got {type(self.held_out).__name__}; make one of the prompts"
+            )
         if not 0 <= self.temperature < math.inf:
             raise BadInput(f"temperature: expected a finite number of at least 0, got {self.temperature!r}")
         premem.copied(1.0, threshold=self.threshold)
@@ -235,7 +243,9 @@ def _judged(solved: Solved, question: Question, answer: str) -> float:
     except Exception as error:
         words = (str(error).strip().splitlines() or [""])[0][:160]
         msg = f"right: expected a verdict {where}, got {type(error).__name__} {words}; "
-        raise BadInput(msg + "return False for what cannot be read") from error
+        raise BadInput(
+            msg + "it is called as right(prompt, answer, solution) and returns False for what it cannot read"
+        ) from error
     if isinstance(value, bool | np.bool_ | Real) and 0 <= float(value) <= 1:
         return float(value)
     raise BadInput(f"right: expected True, False or a share from 0 to 1 {where}, got {value!r:.60}; correct it")

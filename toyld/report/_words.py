@@ -305,7 +305,8 @@ def facts(ds: xr.Dataset, v: Verdict, /) -> list[tuple[str, list[str]]]:
         at = turned["peak" if turned["shape"] == "bell" else "trough"]
         name = "highest" if turned["shape"] == "bell" else "lowest"
         out.append(("turning", [f"chosen {name} at {at['step']} {unit(ds)}: {nats(at['value'], sign=False)}"]))
-    out.append(("samples", [sentence(ds)]))
+    sampled = sentence(ds)
+    out.append(("samples", [f"{sampled} (no part of the verdict)"] if sampled else []))
     if v.warning is not None:
         out.append(("warning", [_warned(ds, v)]))
     if v.control is not None:

@@ -90,7 +90,7 @@ def sentence(ds: xr.Dataset, /) -> str:
     >>> from toyld.trajectory import trajectory
     >>> told = {"accuracy": [[[[0.5]], [[0.9]]]], "logp": [[[[-8.0]], [[-0.1]]]], "n_tokens": [[[8.0]]]}
     >>> sentence(trajectory(told, step=[0, 10], probe=["chosen"], attrs={"premem_threshold": 1.2}))
-    'answers right 90 %, without copying and still 50 % (PreMem at perplexity 1.2); 1 of 1 solutions copied'
+    'answers right 90 %, right before copying and still 50 % (PreMem at perplexity 1.2); 1 of 1 solutions copied'
     """
     found = copying(ds)
     if found is None:
@@ -99,7 +99,7 @@ def sentence(ds: xr.Dataset, /) -> str:
     for name, bounds in found.intervals().items():
         low, high = (float(bound[-1]) for bound in bounds)
         told[name] = share(float(getattr(found, name)[-1].mean())) + _between(low, high)
-    out = f"answers right {told['accuracy']}, without copying and still {told['premem']} (PreMem at perplexity "
+    out = f"answers right {told['accuracy']}, right before copying and still {told['premem']} (PreMem at perplexity "
     out += f"{found.threshold:g}); {found.copied[-1].sum():.0f} of {found.copied.shape[1]} solutions copied"
     if found.held_out is not None:
         mean, error = (float(values[-1]) for values in found.held_out)

@@ -285,8 +285,8 @@ def _answers(ds: xr.Dataset, xlabel: str, key: str) -> Iterator[Picture]:
     _at_the_end(ax, x[-1], _ends(series))
     ends = ", ".join(f"{name} {share(y[0] / 100)} → {share(y[-1] / 100)}" for name, (y, *_) in series.items())
     says = f"First to last, means over {found.accuracy.shape[1]} prompts: {ends}. Right: sampled answers; copied: "
-    says += f"solutions of perplexity up to {found.threshold:g}; PreMem: the best accuracy before copying, at most the "
-    says += "accuracy then. Bands: 95 % interval over prompts."
+    says += f"solutions of perplexity up to {found.threshold:g}; PreMem: the best accuracy before copying, or the "
+    says += "accuracy at this evaluation where that is less. Bands: 95 % interval over prompts."
     yield Picture("Right, and copied", says, _inline(fig, says, f"{key}-answers"))
 
 

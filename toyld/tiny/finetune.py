@@ -1,6 +1,11 @@
 """Finetuning on worked solutions, many recipes at once, watched as pre-memorisation accuracy asks (`toyld.premem`).
 
-    models, _ = pretrain(start(Shape(…), seeds), sums, steps=1500)
+    from toyld.tiny import Shape, pretrain, start
+    from toyld.tiny.sums import Sums, SumSizes
+
+    sums = Sums(SumSizes(), seeds=(0, 1))
+    shape = Shape(sums.sizes.classes, sums.sizes.places)
+    models, _ = pretrain(start(shape, sums.seeds), sums, steps=1500)
     lessons = teach(sums, count=64)
     course = finetune(models, lessons, lr=1e-3, updates=128)
     pre_memorisation(course.accuracy, course.perplexity, threshold=1.3)     # (checkpoint, model, problem)
