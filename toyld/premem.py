@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from toyld.checked import BadInput
 
-__all__ = ["copied", "copying_bound", "of_table", "pre_memorisation"]
+__all__ = ["copied", "copying_bound", "of_table", "perplexities", "pre_memorisation"]
 
 Array = Any
 
@@ -100,6 +100,18 @@ def copying_bound(tokens: Array, /, *, threshold: float) -> Array:
     return threshold**-tokens
 
 
+def perplexities(ds: xr.Dataset, /, *, probe: str = "chosen") -> NDArray[np.float64]:
+    """exp(−logp/n_tokens) of a probe of a table, (seed, step, example).
+
+    >>> from toyld.trajectory import trajectory
+    >>> told = {"logp": [[[[-8.0]], [[0.0]]]], "n_tokens": [[[8.0]]]}
+    >>> perplexities(trajectory(told, step=[0, 10], probe=["chosen"])).round(3)[0, :, 0].tolist()
+    [2.718, 1.0]
+    """
+    one = ds[["logp", "n_tokens"]].sel(probe=probe).transpose("seed", "step", "example")
+    return np.exp(-one.logp.values / one.n_tokens.values[:, None])
+
+
 def of_table(ds: xr.Dataset, /, *, threshold: float, probe: str = "chosen") -> NDArray[np.float64]:
     """PreMem (seed, step, example) of a table's `accuracy` and of the perplexities exp(−logp/n_tokens) of a probe.
 
@@ -117,7 +129,6 @@ def of_table(ds: xr.Dataset, /, *, threshold: float, probe: str = "chosen") -> N
         raise BadInput(
             f"expected a table with accuracy, logp and n_tokens of probe {probe!r}, got {got}; sample answers"
         )
-    one = ds.sel(probe=probe).transpose("seed", "step", "example")
-    logp, accuracy = (np.moveaxis(one[name].values, 1, 0) for name in ("logp", "accuracy"))
-    perplexity = np.exp(-logp / one.n_tokens.values)
+    accuracy = ds.accuracy.sel(probe=probe).transpose("step", "seed", "example").values
+    perplexity = np.moveaxis(perplexities(ds, probe=probe), 1, 0)
     return np.moveaxis(pre_memorisation(accuracy, perplexity, threshold=threshold), 0, 1)

@@ -34,10 +34,10 @@ def _end(ds: xr.Dataset) -> Floats:
 
 
 def _arms(tables: tuple[xr.Dataset, ...]) -> tuple[dict[str, Floats], int]:
-    """Test accuracies of the arms that buy by a rule, by name, and their size."""
-    bought = {str(ds.attrs["arm"]): ds for ds in tables if ds.attrs["arm"] != "iid"}
-    (count,) = {int(ds.attrs["count"]) for ds in bought.values()}
-    return {arm: _end(ds) for arm, ds in bought.items()}, count
+    """Test accuracies of the arms of the size that is bought, by name, i.i.d. lessons first; that size."""
+    (count,) = {int(ds.attrs["count"]) for ds in tables if ds.attrs["arm"] != "iid"}
+    found = {str(ds.attrs["arm"]): _end(ds) for ds in tables if int(ds.attrs["count"]) == count}
+    return {"iid": found["iid"]} | found, count
 
 
 def _lines(tables: tuple[xr.Dataset, ...], count: int) -> tuple[Floats, Floats]:
@@ -49,7 +49,10 @@ def _lines(tables: tuple[xr.Dataset, ...], count: int) -> tuple[Floats, Floats]:
 
 
 def efficiency(tables: tuple[xr.Dataset, ...], /, *, ratio: float = 1.0) -> dict[str, Floats]:
-    """Arm → accuracy beyond that of `ratio` times as many i.i.d. lessons, (S,); see the module's docstring."""
+    """Arm → accuracy beyond that of `ratio` times as many i.i.d. lessons, (S,); see the module's docstring.
+
+    i.i.d. lessons of the same size are an arm, too: 0 where accuracy is a line in log(size).
+    """
     arms, count = _arms(tables)
     there, slope = _lines(tables, count)
     return {arm: after - there - slope * np.log2(ratio) for arm, after in arms.items()}
@@ -60,11 +63,9 @@ def ratios(tables: tuple[xr.Dataset, ...], /) -> dict[str, float]:
 
     That of `iid` is 1 where accuracy is a line in log(size): how far it is off is how far the others may be, too.
     """
-    _, count = _arms(tables)
+    arms, count = _arms(tables)
     there, slope = _lines(tables, count)
-    (same,) = [ds for ds in tables if (ds.attrs["arm"], int(ds.attrs["count"])) == ("iid", count)]
-    every = {"iid": _end(same), **_arms(tables)[0]}
-    return {arm: float(2.0 ** ((after - there).sum() / slope.sum())) for arm, after in every.items()}
+    return {arm: float(2.0 ** ((after - there).sum() / slope.sum())) for arm, after in arms.items()}
 
 
 def _bought(*tables: xr.Dataset) -> str | None:
@@ -85,15 +86,15 @@ def _bought(*tables: xr.Dataset) -> str | None:
 
 BOUGHT: dict[str, Any] = {
     "premises": _bought, "takes": "all", "rungs": ("tiny",), "experiment": "curation", "source": KANG,
+    "unit": "of answers",
 }  # fmt: skip
-ACCURACY = {**BOUGHT, "unit": "of answers"}
 
 
 @run_claim(
     "premem.low-beats-high",
     "At equal data budget, relatives of the lessons of lowest pre-memorisation accuracy raise test accuracy more than "
     "relatives of those of the highest.",
-    **ACCURACY,
+    **BOUGHT,
     expect="open",
     why="by −.01 [−.06, .03] in the tests' world, which has one kind of problem; by .061 [.019, .104] in the "
     "recorded one, p .008, undecided among all trials of the rung: there 91 % of the relatives of low lessons "
@@ -109,7 +110,7 @@ def low_beats_high(*tables: xr.Dataset) -> Effect:
     "premem.low-beats-any-relatives",
     "At equal data budget, relatives of the lessons of lowest pre-memorisation accuracy raise test accuracy more than "
     "relatives of lessons drawn by lot.",
-    **{**ACCURACY, "source": f"a control to {KANG}"},
+    **{**BOUGHT, "source": f"a control to {KANG}"},
     expect="open",
     why="by −.01 [−.05, .04] in the tests' world; by .018 [−.001, .037] in the recorded one",
 )
@@ -123,21 +124,20 @@ def low_beats_any_relatives(*tables: xr.Dataset) -> Effect:
     "premem.curation-saves-data",
     "At equal data budget, relatives of the lessons of lowest pre-memorisation accuracy raise test accuracy more than "
     "i.i.d. lessons.",
-    **ACCURACY,
+    **BOUGHT,
     expect="open",
     why="by −.02 [−.06, .03] in the tests' world; by .007 [−.013, .028] in the recorded one, a ratio of 1.01",
 )
 def curation_saves_data(*tables: xr.Dataset) -> Effect:
     """Difference of test accuracies."""
-    arms, count = _arms(tables)
-    (iid,) = [ds for ds in tables if (ds.attrs["arm"], int(ds.attrs["count"])) == ("iid", count)]
-    return ranked([arms["low"] - _end(iid)])
+    arms, _ = _arms(tables)
+    return ranked([arms["low"] - arms["iid"]])
 
 
 @run_claim(
     "premem.curation-saves-a-third",
     "Choosing data by low pre-memorisation accuracy is at least 1.5 times as data-efficient as i.i.d. data.",
-    **ACCURACY,
+    **BOUGHT,
     expect="open",
     why="by −.03 [−.08, .02] in the tests' world; by −.082 [−.098, −.065] in the recorded one, where it is refuted",
     instead="premem.curation-saves-data",
@@ -151,7 +151,7 @@ def curation_saves_a_third(*tables: xr.Dataset) -> Effect:
     "premem.curation-beats-rivals",
     "Choosing data by low pre-memorisation accuracy raises test accuracy more than choosing by low training accuracy, "
     "by low accuracy before training or by high perplexity before it.",
-    **{**ACCURACY, "source": f"{KANG}, beside cheaper rules"},
+    **{**BOUGHT, "source": f"{KANG}, beside cheaper rules"},
     expect="open",
     why="by −.03 [−.08, .05] in the tests' world, by −.005 [−.011, .004] in the recorded one: rules that need no "
     "first finetuning choose as well",

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from toyld.claims.effects import Effect, ranked
 from toyld.claims.runs import run_claim
-from toyld.premem import copied, of_table
+from toyld.premem import copied, of_table, perplexities
 
 __all__ = ["REPORTED", "ends", "explained"]
 
@@ -208,9 +208,8 @@ def too_high_with_few_lessons(*tables: xr.Dataset) -> Effect:
 
 def _copies(ds: xr.Dataset) -> NDArray[np.bool_]:
     """(S,): whether a run has copied half of its lessons or more at the end."""
-    one = ds.sel(probe="chosen").transpose("seed", "step", "example")
-    perplexity = np.exp(-one.logp.values[:, -1] / one.n_tokens.values)
-    return np.asarray(copied(perplexity, threshold=float(ds.attrs["threshold"])).mean(-1) >= COPIED)
+    share = copied(perplexities(ds)[:, -1], threshold=float(ds.attrs["threshold"])).mean(-1)
+    return np.asarray(share >= COPIED)
 
 
 # --- which answers are robust -----------------------------------------------------------------------------------------

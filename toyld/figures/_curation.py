@@ -9,14 +9,13 @@ It comes with the package (`toyld/evidence/tiny-curation.csv`), since it takes m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.resources import files
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toyld.figures._table import Table, read_table, write_table
+from toyld.figures._table import Table, gathered, packaged, write_table
 from toyld.files import write_whole
 
 __all__ = ["collected", "load", "record", "restored"]
@@ -26,19 +25,18 @@ DIGITS = 6  # significant, of what is written: shares of at most some thousand a
 
 def collected(tables: Mapping[str, Any], /) -> Table:
     """One row an arm, size and seed: test accuracy before and after, and the share of the weakest kind in `weak`."""
-    columns: dict[str, list[Any]] = {}
-    for ds in tables.values():
-        one = ds.transpose("seed", "step", ...)
-        found = {
-            "before": one.eval_test_accuracy.values[:, 0], "test": one.eval_test_accuracy.values[:, -1],
-            "weak": one.eval_weak.values[:, -1],
-        }  # fmt: skip
-        for i, seed in enumerate(one.seed.values):
-            row = {"arm": str(ds.attrs["arm"]), "count": int(ds.attrs["count"]), "seed": int(seed)}
-            row |= {name: float(f"{x[i]:.{DIGITS}g}") for name, x in found.items()}
-            for name, value in row.items():
-                columns.setdefault(name, []).append(value)
-    return {name: np.array(values) for name, values in columns.items()}
+    return gathered(row for ds in tables.values() for row in _rows(ds))
+
+
+def _rows(ds: Any) -> Iterator[dict[str, Any]]:
+    one = ds.transpose("seed", "step", ...)
+    found = {
+        "before": one.eval_test_accuracy.values[:, 0], "test": one.eval_test_accuracy.values[:, -1],
+        "weak": one.eval_weak.values[:, -1],
+    }  # fmt: skip
+    for i, seed in enumerate(one.seed.values):
+        row = {"arm": str(ds.attrs["arm"]), "count": int(ds.attrs["count"]), "seed": int(seed)}
+        yield row | {name: float(f"{x[i]:.{DIGITS}g}") for name, x in found.items()}
 
 
 def restored(table: Mapping[str, Any], /) -> tuple[Any, ...]:
@@ -70,4 +68,4 @@ def record(out: str | Path, /) -> None:
 
 def load() -> Table:
     """The arms that come with the package."""
-    return read_table(files("toyld").joinpath("evidence", "tiny-curation.csv").read_text(encoding="utf-8"))
+    return packaged("tiny-curation.csv")

@@ -8,7 +8,6 @@ They come with the package (`toyld/evidence/llm-curves.csv`), since a run takes 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from toyld.figures._look import interval
 from toyld.figures._runs import ARGMAX
-from toyld.figures._table import Table, read_table, rows, write_table
+from toyld.figures._table import Table, packaged, rows, write_table
 from toyld.files import write_whole
 
 __all__ = ["ARGMAX", "KINDS", "end", "load", "record"]
@@ -53,7 +52,7 @@ def record(folders: Mapping[str, str | Path], out: str | Path, /) -> None:
 
 def load() -> Table:
     """The curves that come with the package."""
-    return read_table(files("toyld").joinpath("evidence", "llm-curves.csv").read_text(encoding="utf-8"))
+    return packaged("llm-curves.csv")
 
 
 def end(table: Mapping[str, Any], /, **which: str) -> tuple[float, float, float]:

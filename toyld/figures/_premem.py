@@ -9,16 +9,13 @@ It comes with the package (`toyld/evidence/tiny-premem.csv`), since the grid tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.resources import files
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from toyld.figures._table import Table, read_table, write_table
+from toyld.figures._table import Table, gathered, packaged, write_table
 from toyld.files import write_whole
-from toyld.premem import copied, of_table
+from toyld.premem import copied, of_table, perplexities
 
 __all__ = ["THRESHOLDS", "collected", "column", "load", "record"]
 
@@ -37,25 +34,23 @@ def column(threshold: float, /) -> str:
 
 def collected(tables: Mapping[str, Any], /) -> Table:
     """One row a recipe and seed: recipe, test accuracy before and after, PreMem by threshold, rivals, rewordings."""
-    columns: dict[str, list[Any]] = {}
-    for ds in tables.values():
-        one = ds.transpose("seed", "step", "probe", "example")
-        right = {str(probe): one.accuracy.sel(probe=probe).values.mean(-1) for probe in one.probe.values}
-        perplexity = np.exp(-one.logp.sel(probe="chosen").values[:, -1] / one.n_tokens.sel(probe="chosen").values)
-        found = {
-            "before": one.eval_test_accuracy.values[:, 0], "test": one.eval_test_accuracy.values[:, -1],
-            "train": right["chosen"][:, -1], "reordered": right["reordered"][:, -1],
-            "reframed": right["reframed"][:, -1], "loss": one.loss.values[:, -1],
-            "grad_norm": one.grad_norm.values[:, -1], "distance": one.eval_distance.values[:, -1],
-            "copied": copied(perplexity, threshold=float(ds.attrs["threshold"])).mean(-1),
-        }  # fmt: skip
-        found |= {column(p): of_table(ds, threshold=p)[:, -1].mean(-1) for p in THRESHOLDS}
-        for i, seed in enumerate(one.seed.values):
-            recipe = {name: ds.attrs[name] for name in ("wide", "count", "passes", "lr", "reorder", "threshold")}
-            row = recipe | {"seed": int(seed)} | {name: float(f"{x[i]:.{DIGITS}g}") for name, x in found.items()}
-            for name, value in row.items():
-                columns.setdefault(name, []).append(value)
-    return {name: np.array(values) for name, values in columns.items()}
+    return gathered(row for ds in tables.values() for row in _rows(ds))
+
+
+def _rows(ds: Any) -> Iterator[dict[str, Any]]:
+    one = ds.transpose("seed", "step", "probe", "example")
+    right = {str(probe): one.accuracy.sel(probe=probe).values[:, -1].mean(-1) for probe in one.probe.values}
+    found = {
+        "before": one.eval_test_accuracy.values[:, 0], "test": one.eval_test_accuracy.values[:, -1],
+        "train": right["chosen"], "reordered": right["reordered"], "reframed": right["reframed"],
+        "loss": one.loss.values[:, -1], "grad_norm": one.grad_norm.values[:, -1],
+        "distance": one.eval_distance.values[:, -1],
+        "copied": copied(perplexities(ds)[:, -1], threshold=float(ds.attrs["threshold"])).mean(-1),
+    }  # fmt: skip
+    found |= {column(p): of_table(ds, threshold=p)[:, -1].mean(-1) for p in THRESHOLDS}
+    recipe = {name: ds.attrs[name] for name in ("wide", "count", "passes", "lr", "reorder", "threshold")}
+    for i, seed in enumerate(one.seed.values):
+        yield recipe | {"seed": int(seed)} | {name: float(f"{x[i]:.{DIGITS}g}") for name, x in found.items()}
 
 
 def record(out: str | Path, /) -> None:
@@ -67,4 +62,4 @@ def record(out: str | Path, /) -> None:
 
 def load() -> Table:
     """The grid that comes with the package."""
-    return read_table(files("toyld").joinpath("evidence", "tiny-premem.csv").read_text(encoding="utf-8"))
+    return packaged("tiny-premem.csv")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
 from toyld.figures._registry import FigureError
 
-__all__ = ["Table", "read_table", "rows", "write_table"]
+__all__ = ["Table", "gathered", "packaged", "read_table", "rows", "write_table"]
 
 Table = dict[str, np.ndarray]
 
@@ -89,3 +90,18 @@ def rows(table: Mapping[str, Any], /, **equal: Any) -> Table:
     for name, value in equal.items():
         keep &= np.asarray(table[name]) == value
     return {name: np.asarray(column)[keep] for name, column in table.items()}
+
+
+def gathered(every: Iterable[Mapping[str, Any]], /) -> Table:
+    """Rows with the same names as columns.
+
+    >>> gathered([{"seed": 0, "test": 0.5}, {"seed": 1, "test": 0.25}])["test"].tolist()
+    [0.5, 0.25]
+    """
+    told = list(every)
+    return {name: np.array([row[name] for row in told]) for name in told[0]}
+
+
+def packaged(name: str, /) -> Table:
+    """A table of the evidence that comes with the package."""
+    return read_table(files("toyld").joinpath("evidence", name).read_text(encoding="utf-8"))

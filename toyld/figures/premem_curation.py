@@ -87,21 +87,13 @@ def _size(runs: Mapping[str, Any]) -> int:
     return int(next(n for arm, n in zip(runs["arm"], runs["count"], strict=True) if arm != IID))
 
 
-def _beyond(runs: Mapping[str, Any], ratio: float) -> dict[str, Any]:
-    """Accuracy beyond that of `ratio` times as many i.i.d. lessons, by arm (S,); i.i.d. lessons are one, too."""
-    tables = restored(runs)
-    (same,) = (ds for ds in tables if ds.attrs == {"arm": IID, "count": _size(runs)})
-    found = efficiency((*tables, same.assign_attrs(arm="same")), ratio=ratio)
-    return {IID if arm == "same" else arm: units for arm, units in found.items()}
-
-
 def _doublings(runs: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     """log₂ of the ratio by arm, and the ends of Fieller's interval: the ratios that Student's t does not refute."""
     from scipy.special import stdtrit
 
-    once, twice = _beyond(runs, 1.0), _beyond(runs, 2.0)
-    out = {}
-    for arm, value in ratios(restored(runs)).items():
+    tables, out = restored(runs), {}
+    once, twice = (efficiency(tables, ratio=ratio) for ratio in (1.0, 2.0))
+    for arm, value in ratios(tables).items():
         d, b = once[arm], once[arm] - twice[arm]  # beyond the line, and its slope a doubling
         q = stdtrit(len(d) - 1, 0.975) ** 2 / len(d)
         dd, db, bb = np.cov(d, b)[[0, 0, 1], [0, 1, 1]]
@@ -174,7 +166,7 @@ def check(table: Mapping[str, Any]) -> None:
     """Every mean, ratio and the line made again from the runs, and what the caption says of them."""
     shown = {name: values[np.asarray(table["what"]) != "run"] for name, values in table.items()}
     runs = rows(table, what="run")
-    told = _told(runs)
+    told, tables = _told(runs), restored(runs)
     require(len(shown["what"]) == len(told), f"expected {len(told)} means, got {len(shown['what'])}")
     for i, row in enumerate(told):
         where = f"{row['what']} of {row['arm']}, {row['count']} lessons"
@@ -196,7 +188,7 @@ def check(table: Mapping[str, Any]) -> None:
         read, have = float(after["mean"][0] - on) / slope, float(told_["mean"][0])
         require(abs(read - have) < 1e-9, f"{arm}: {read:.4f} doublings off the line in A, {have:.4f} in B")
         for end, side in (("low", 1), ("high", 2)):
-            left = interval(_beyond(runs, 2.0 ** float(told_[end][0]))[arm])[side]
+            left = interval(efficiency(tables, ratio=2.0 ** float(told_[end][0]))[arm])[side]
             require(abs(left) < 1e-9, f"{arm}: at {told_[end][0]:.4f} doublings an end at {left:+.2e}, not at 0")
     require(_size(runs) == 2 * FIRST, f"rules come to {_size(runs)} lessons, not {2 * FIRST}")
     low, high = gain["low"], gain["high"]

@@ -12,13 +12,12 @@ prompts one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from toyld.figures._table import read_table, rows, write_table
+from toyld.figures._table import packaged, rows, write_table
 from toyld.files import write_whole
 from toyld.trajectory import read_folder, trajectory
 
@@ -57,8 +56,7 @@ def load(run: str, stage: str, arm: str, /) -> xr.Dataset:
     >>> load("hh", "dpo", "baseline").sizes["example"]
     64
     """
-    text = files("toyld").joinpath("evidence", "llm-examples.csv").read_text(encoding="utf-8")
-    table = rows(read_table(text), run=run, stage=stage, arm=arm)
+    table = rows(packaged("llm-examples.csv"), run=run, stage=stage, arm=arm)
     step = sorted({int(update) for update in table["update"]})
 
     def values(kind: str) -> list[list[float]]:

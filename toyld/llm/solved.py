@@ -201,11 +201,12 @@ def check_kept(solved: Solved | None, tables: Iterable[xr.Dataset], /) -> None:
 def accuracies(model: Any, tokenizer: Any, probes: ProbeSet, solved: Solved, /, *, step: int = 0) -> Floats:
     """Accuracy of a model's own answers to every prompt of the probes, (examples,); NaN where there is no solution.
 
-    For saved checkpoints, with the scores that `toyld probe` wrote of the same probes (`toyld.trajectory.read`):
+    For saved checkpoints, with the scores that `toyld probe` wrote of the same probes (see `toyld.trajectory.read` and
+    `toyld.premem`):
 
-        one = read("run").sel(probe="chosen").isel(seed=0)
+        table = read("run")
         accuracy = np.stack([accuracies(model, tokenizer, probes, solved, step=step) for model, step in checkpoints])
-        pre_memorisation(accuracy, np.exp(-(one.logp / one.n_tokens)).values, threshold=solved.threshold)[-1].mean()
+        pre_memorisation(accuracy, perplexities(table)[0], threshold=solved.threshold)[-1].mean()
 
     Raises:
         BadInput: as `Exam` and `toyld.llm.answers`.

@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from toyld.diagnosis.resample import bootstrap_means, interval
-from toyld.premem import copied, of_table
+from toyld.premem import copied, of_table, perplexities
 from toyld.report._words import share
 
 __all__ = ["NORMAL", "Copying", "copying", "sentence"]
@@ -67,17 +67,14 @@ def copying(ds: xr.Dataset, /, *, probe: str = "chosen") -> Copying | None:
     if not asked.any() or not known.any():
         return None
     sub = ds.isel(step=asked, example=known)
-
-    own = sub.sel(probe=probe).isel(seed=0).transpose("step", "example", ...)
-    perplexity = np.exp(-own.logp.values / own.n_tokens.values)
     held = None
     if {"eval_accuracy", "eval_accuracy_error"} <= set(ds.data_vars):
         mean, error = (sub[name].isel(seed=0).values for name in ("eval_accuracy", "eval_accuracy_error"))
         held = (mean, error)
     return Copying(
         sub.step.values.astype(np.int64),
-        own.accuracy.values,
-        copied(perplexity, threshold=threshold).astype(float),
+        sub.accuracy.sel(probe=probe).isel(seed=0).transpose("step", "example").values,
+        copied(perplexities(sub, probe=probe)[0], threshold=threshold).astype(float),
         of_table(sub, threshold=threshold, probe=probe)[0],
         float(threshold),
         held,

@@ -47,6 +47,11 @@ class School:
     lessons: Lessons
     tests: Ints
 
+    @functools.cached_property
+    def before(self) -> Floats:
+        """Test accuracy (S,) of the pretrained models, by the random numbers of lot 0."""
+        return examine(self.models, self.lessons.sums, self.tests).mean(1)
+
 
 def school(seeds: Sequence[int], size: str = "smoke", /, *, wide: bool = False) -> School:
     """The shared world of these seeds; computed once in a process. wide: models of more and wider layers."""

@@ -101,7 +101,6 @@ def tables(seeds: Sequence[int] = range(6), size: str = "smoke") -> dict[str, xr
     sets = {("iid", n): [here.lessons.take(range(s), count=n)] * plan["replicates"] for n in plan["iid"]}
     for arm, score in scores(here, size).items():
         sets[arm, 2 * plan["first"]] = [_bought(here, score, size, r) for r in range(plan["replicates"])]
-    before = examine(here.models, here.lessons.sums, here.tests).mean(1)
     weak = int(np.argmin(here.lessons.sums.sizes.shares))
     out = {}
     for count in sorted({n for _, n in sets}):  # what takes equally many updates is one stack
@@ -109,7 +108,7 @@ def tables(seeds: Sequence[int] = range(6), size: str = "smoke") -> dict[str, xr
         for arm, after in zip(these, _after(here, list(these.values()), count, size), strict=True):
             second = np.stack([one.prompt[:, count // 2 : count] for one in these[arm]])
             share = (here.lessons.sums.parts(second)[1] == weak).mean((0, 2))
-            out[f"tiny sums {count} {arm}"] = _table(here, arm, count, before, after, share, size)
+            out[f"tiny sums {count} {arm}"] = _table(here, arm, count, after, share, size)
     order = [f"tiny sums {n} {arm}" for arm, n in sets]
     return {name: out[name] for name in order}
 
@@ -131,9 +130,9 @@ def _after(here: School, arms: list[list[Lessons]], count: int, size: str) -> li
     return list(after.reshape(len(arms), plan["replicates"], s).mean(1))
 
 
-def _table(here: School, arm: str, count: int, before: Floats, after: Floats, weak: Floats, size: str) -> xr.Dataset:
+def _table(here: School, arm: str, count: int, after: Floats, weak: Floats, size: str) -> xr.Dataset:
     plan, seeds = PLAN[size], here.models.seeds
-    tested = np.stack([before, after], 1)
+    tested = np.stack([here.before, after], 1)
     return trajectory(
         {"eval_test_accuracy": tested, "eval_weak": np.stack([np.full(len(seeds), np.nan), weak], 1)},
         step=(0, count * plan["passes"] // plan["batch"]), probe=("chosen",), seed=seeds, world="tiny sums",

@@ -113,7 +113,6 @@ def _stack(here: School, these: Sequence[Setting], lots: Sequence[int], size: st
         reorder=np.repeat([one.reorder for one in these], s), watch=watch, samples=plan["samples"],
         updates=these[0].count * these[0].passes // plan["batch"],
     )  # fmt: skip
-    before = examine(here.models, here.lessons.sums, here.tests).mean(1)
     after = examine(course.models, lessons.sums, here.tests[members], lot=1).mean(1)
     asked, _ = lessons.watched(watch)
     put: dict[str, Floats] = {}
@@ -122,14 +121,12 @@ def _stack(here: School, these: Sequence[Setting], lots: Sequence[int], size: st
         other = np.stack([lessons.sums.reworded(own, how, rng) for own, rng in zip(asked, rngs, strict=True)])
         put[how] = examine(course.models, lessons.sums, other, lot=2, samples=plan["samples"])
     return {
-        one.name: _table(one, here, course, slice(i * s, (i + 1) * s), before, after, put, size)
-        for i, one in enumerate(these)
+        one.name: _table(one, here, course, slice(i * s, (i + 1) * s), after, put, size) for i, one in enumerate(these)
     }
 
 
 def _table(
-    one: Setting, here: School, course: Course, own: slice, before: Floats, after: Floats, put: Mapping[str, Floats],
-    size: str,
+    one: Setting, here: School, course: Course, own: slice, after: Floats, put: Mapping[str, Floats], size: str,
 ) -> xr.Dataset:  # fmt: skip
     """What the members `own` of a stack did."""
     length, (m, _, w) = here.lessons.sums.sizes.length, course.accuracy.shape
@@ -142,7 +139,7 @@ def _table(
     for i, how in enumerate(REWORDINGS, 1):
         right[:, -1, i] = put[how][own]
     tested = np.full((len(seeds), m), np.nan)
-    tested[:, 0], tested[:, -1] = before, after[own]
+    tested[:, 0], tested[:, -1] = here.before, after[own]
     columns = {"loss": course.loss, "grad_norm": course.grad_norm, "eval_distance": course.distance}
     return trajectory(
         {"accuracy": right, "logp": logp, "n_tokens": tokens, "eval_test_accuracy": tested}
